@@ -1,0 +1,1 @@
+"""Types, errors, configuration, plugins and keyed randomness."""

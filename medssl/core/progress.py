@@ -1,0 +1,34 @@
+"""Progress bars on stderr; results go to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True)
+
+
+class Bar:
+    """One line of progress with free text at its end."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, num: int = 1, text: str | None = None) -> None:
+        """Move on by ``num``; ``text`` replaces the text at the end."""
+        if text is None:
+            self._progress.advance(self._task, num)
+        else:
+            self._progress.update(self._task, advance=num, text=text)
+
+
+@contextmanager
+def bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """Show a progress bar while the block runs (nothing when stderr is not a terminal)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns_end = (TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, *columns_end, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
+        yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))

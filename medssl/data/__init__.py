@@ -1,0 +1,1 @@
+"""From pool to batches: deterministic preparation, keyed views, sampler, loader."""

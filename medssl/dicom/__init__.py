@@ -1,0 +1,1 @@
+"""What the DICOM standard says: headers, decoding, geometry, de-identification, the phantom."""

@@ -1,0 +1,88 @@
+"""Why a file did not become (part of) a volume, and the outcome that each reason means."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from medssl.core.types import Outcome
+
+
+class Reason(StrEnum):
+    """One word a cause; ``outcome`` says what it means for the file."""
+
+    # no image in it
+    NOT_DICOM = "not_dicom"
+    DICOMDIR = "dicomdir"
+    REPORT_OBJECT = "report_object"
+    NO_IMAGE_OBJECT = "no_image_object"
+    # a sound file that this version does not turn into a volume
+    ARCHIVE = "archive"
+    OTHER_IMAGE_FORMAT = "other_image_format"
+    SEGMENTATION = "segmentation"
+    DERIVED_OBJECT = "derived_object"
+    SECONDARY_CAPTURE = "secondary_capture"
+    UNSUPPORTED_OBJECT = "unsupported_object"
+    MULTI_FRAME = "multi_frame"
+    MOSAIC = "mosaic"
+    LOCALIZER = "localizer"
+    SINGLE_SLICE = "single_slice"
+    # something that the operator must look at
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    NO_PIXEL_DATA = "no_pixel_data"
+    MISSING_UID = "missing_uid"
+    TOO_LARGE = "too_large"
+    SOURCE_CHANGED = "source_changed"
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
+    BAD_PIXEL_FORMAT = "bad_pixel_format"
+    DECODE_FAILED = "decode_failed"
+    DECODER_DIED = "decoder_died"
+    BURNED_IN_ANNOTATION = "burned_in_annotation"
+    BURNED_IN_RISK = "burned_in_risk"
+    NO_GEOMETRY = "no_geometry"
+    BAD_GEOMETRY = "bad_geometry"
+    GANTRY_TILT = "gantry_tilt"
+    UNEVEN_SPACING = "uneven_spacing"
+    MISSING_SLICES = "missing_slices"
+    DUPLICATE_POSITION = "duplicate_position"
+    CONFLICTING_PIXELS = "conflicting_pixels"
+    LATE_SLICES = "late_slices"
+    BUILD_FAILED = "build_failed"
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of a file for this reason."""
+        if self in NON_IMAGE:
+            return Outcome.NON_IMAGE
+        return Outcome.EXCLUDED if self in EXCLUDED else Outcome.QUARANTINED
+
+
+NON_IMAGE = frozenset({Reason.NOT_DICOM, Reason.DICOMDIR, Reason.REPORT_OBJECT, Reason.NO_IMAGE_OBJECT})
+EXCLUDED = frozenset(
+    {
+        Reason.ARCHIVE,
+        Reason.OTHER_IMAGE_FORMAT,
+        Reason.SEGMENTATION,
+        Reason.DERIVED_OBJECT,
+        Reason.SECONDARY_CAPTURE,
+        Reason.UNSUPPORTED_OBJECT,
+        Reason.MULTI_FRAME,
+        Reason.MOSAIC,
+        Reason.LOCALIZER,
+        Reason.SINGLE_SLICE,
+    }
+)
+
+
+class DicomProblem(Exception):
+    """A file, or a set of slices, that cannot be used; it carries a reason and never a value of the file."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DicomProblem], tuple[Reason]]:
+        return type(self), (self.reason,)

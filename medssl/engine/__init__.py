@@ -1,0 +1,1 @@
+"""The only training loop, its optimiser, checkpoints, monitors, and the scoring of pools."""

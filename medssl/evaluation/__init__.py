@@ -1,0 +1,1 @@
+"""Measures an encoder by transfer: probes, intervals, baselines, the gate."""

@@ -1,0 +1,1 @@
+"""Supervised use of an encoder."""

@@ -1,0 +1,102 @@
+"""What ingest hands to its workers, and what they hand back: rows without any identifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.core.types import Outcome
+from medssl.dicom.deidentify import Described
+from medssl.dicom.header import Header
+from medssl.ingest.sources import SourceFile
+from medssl.pool.key import Key
+from medssl.pool.shards import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One readable image file and what the catalog may know of it."""
+
+    source_key: str
+    file: SourceFile
+    header: Header
+    about: Described
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """All images of one kind in one series, in the order of their paths.
+
+    ``known`` are the volumes that the pool holds of this series; ``flags`` are added to every volume.
+    """
+
+    items: tuple[Item, ...]
+    known: frozenset[str] = frozenset()
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one worker does at a time: the units of one shard."""
+
+    folder: Path
+    shard: int
+    codec: Codec
+    key: Key
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one file: all of its row but its size and its sop."""
+
+    source_key: str
+    outcome: Outcome
+    reason: str | None = None
+    volume: str | None = None
+    slice: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A row of the catalog without the role; see ``medssl.pool.catalog.VOLUMES``."""
+
+    volume: str
+    patient: str
+    study: str
+    series: str
+    modality: str | None
+    sequence: str | None
+    body_part: str | None
+    view: str | None
+    laterality: str | None
+    site: str | None
+    scanner: str | None
+    sex: str | None
+    age: float | None
+    day: int | None
+    axes: str
+    shape: list[int]
+    dtype: str
+    spacing_mm: list[float] | None
+    affine: list[float] | None
+    units: str
+    slope: float
+    intercept: float
+    window_center: float | None
+    window_width: float | None
+    padding: float | None
+    photometric: str
+    flags: list[str]
+    shard: int
+    offset: int
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one task wrote, and the fate of each of its files."""
+
+    volumes: tuple[VolumeRow, ...]
+    fates: tuple[Fate, ...]

@@ -1,0 +1,62 @@
+"""Make, save and load encoders: ``encoder.safetensors`` beside ``encoder.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from medssl.core.config import Config
+from medssl.core.errors import EncoderError
+from medssl.core.files import atomic, read_json, write_json
+from medssl.core.keys import hash_words
+from medssl.core.types import Geometry
+from medssl.models.encoders.base import ENCODERS, Encoder
+
+
+def build_encoder(name: str, config: Config, geometry: Geometry, *, seed: int) -> Encoder:
+    """Return a freshly initialised encoder; the same seed gives the same weights."""
+    plugin: type[Encoder] = ENCODERS.load(name)
+    encoder: Encoder = seeded(lambda: plugin(config, geometry), "encoder", seed)
+    return encoder
+
+
+def seeded(make: Any, *words: Any) -> Any:
+    """Call ``make`` with torch's generator seeded by ``words``, and leave that generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_words(*words) & (2**63 - 1))
+        return make()
+
+
+def save_encoder(encoder: Encoder, folder: Path, about: Mapping[str, Any]) -> Path:
+    """Write weights and description; ``about`` holds ``name``, ``config`` and what else is known (run, method …)."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    with atomic(folder / "encoder.safetensors") as partial:
+        save_file(weights, partial)
+    geometry = {"shape": list(encoder.geometry.shape), "channels": encoder.geometry.channels}
+    write_json(folder / "encoder.json", {**about, "geometry": geometry, "width": encoder.width})
+    return folder / "encoder.safetensors"
+
+
+def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:
+    """Return the encoder in ``folder`` and its description.
+
+    Raises:
+        EncoderError: no encoder there, or weights that do not fit its description.
+    """
+    if not (folder / "encoder.json").is_file():
+        raise EncoderError(f"{folder}: no encoder.json there; name a run or a folder that `medssl pretrain` wrote")
+    about: dict[str, Any] = read_json(folder / "encoder.json")
+    config = ENCODERS.load(about["name"]).config_class.parse(about["config"], "encoder")
+    geometry = Geometry(tuple(about["geometry"]["shape"]), about["geometry"]["channels"])
+    encoder = build_encoder(about["name"], config, geometry, seed=0)
+    try:
+        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise EncoderError(
+            f"{folder}/encoder.safetensors does not fit its encoder.json: {error}".splitlines()[0]
+        ) from None
+    return encoder, about

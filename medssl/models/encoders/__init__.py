@@ -1,0 +1,1 @@
+"""One encoder architecture a file; the file name is its name in a study."""

@@ -1,0 +1,71 @@
+"""One face for every encoder: images in; a pooled feature, tokens and maps out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from medssl.core.config import Config
+from medssl.core.plugins import Plugins
+from medssl.core.types import Geometry, Need
+
+ENCODERS = Plugins("medssl.models.encoders", "Encoder")
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """What a method asks of the token sequence.
+
+    ``keep``: ``B K`` int64 indices, every other token is dropped before the first block (MAE).
+    ``replace``: ``B L`` bool, True where the mask token stands in (SimMIM, iBOT). ``causal``: raster-order attention.
+    """
+
+    keep: Tensor | None = None
+    replace: Tensor | None = None
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Features:
+    """``pooled`` ``B D``; ``tokens`` ``B L D`` without the class token; ``maps`` coarse to fine, ``B C *S`` each."""
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
+
+
+class Encoder(nn.Module, ABC):
+    """What pretraining leaves. ``width`` is D, ``provides`` says what a method may ask for."""
+
+    config_class: ClassVar[type[Config]]
+    provides: ClassVar[frozenset[Need]]
+    geometry: Geometry
+    width: int
+
+    @abstractmethod
+    def __init__(self, config: Config, geometry: Geometry) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: Config, geometry: Geometry) -> None:
+        """Raise EncoderError where this encoder cannot see ``geometry``; called when the study loads."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, plan: TokenPlan | None = None) -> Features:
+        """Encode ``B C *S`` images."""
+
+
+def centred(images: Tensor) -> Tensor:
+    """Shift images from [0, 1] to about mean 0 and deviation 1, the scale that initial weights and positions expect."""
+    return (images - 0.5) * 4
+
+
+class TokenEncoder(Encoder):
+    """An encoder over non-overlapping patches; ``patch`` and ``grid`` are per spatial axis."""
+
+    patch: tuple[int, ...]
+    grid: tuple[int, ...]

@@ -1,0 +1,1 @@
+"""Catalog and shards: what ingest leaves and everything else reads."""

@@ -1,0 +1,226 @@
+"""A pool: catalog and shards of every scan that was ingested, extended by appending and never rewritten.
+
+A change is committed by replacing pool.json, which says how many rows and label parts there are. Whatever a crash
+left beyond those is not read, and the next change overwrites it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from medssl.core.errors import LabelError, PoolError
+from medssl.core.types import Role
+from medssl.pool.catalog import INSTANCES, LABELS, LEVELS, VOLUMES, Catalog
+from medssl.pool.info import PoolInfo, summarise
+from medssl.pool.key import Key
+from medssl.pool.lock import locked
+from medssl.pool.manifest import Fingerprints, Manifest, Roles, fingerprints
+from medssl.pool.shards import VolumeReader, shard_path
+from medssl.pool.tables import Problem, conform, load, problems, save
+from medssl.pool.verify import find_problems
+
+__all__ = ["Pool", "PoolInfo", "Problem", "Roles"]
+
+ABANDONED_S = 3600
+SAME_LABEL = ["id", "task", "value", "annotator"]
+
+
+class Pool:
+    """A pool on disk. Use ``Pool.create`` or ``Pool.open``.
+
+    Attributes:
+        path: its folder.
+        manifest: what pool.json held when it was last read.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self._is_writing = False
+
+    @classmethod
+    def create(cls, path: Path, key: Key, roles: Roles | None = None) -> Pool:
+        """Make an empty pool in a new or empty folder.
+
+        Raises:
+            PoolError: there is something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise PoolError(f"{path}: cannot make a pool here, expected a new or empty folder")
+        path.mkdir(parents=True, exist_ok=True)
+        Manifest.new(key.fingerprint, roles or Roles()).save(path)
+        return cls.open(path, key)
+
+    @classmethod
+    def open(cls, path: Path, key: Key | None = None) -> Pool:
+        """Open a pool; with ``key`` only if it was made with that key.
+
+        Raises:
+            PoolError: not a pool, of another format version, or of another key.
+        """
+        pool = cls(path, Manifest.load(path))
+        if key is not None:
+            pool._expect(key)
+        return pool
+
+    @property
+    def shards(self) -> Path:
+        """The folder of the shards."""
+        return self.path / "shards"
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """What the results of any use of this pool depend on."""
+        return self.manifest.fingerprints
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The volumes sorted by id, and all labels."""
+        return Catalog(self._volumes().sort("volume"), self._labels())
+
+    @cached_property
+    def instances(self) -> pl.DataFrame:
+        """One row an input file, in the order of ingestion."""
+        return load(self._table("instances"), INSTANCES, self.manifest.counts.instances)
+
+    def reader(self) -> VolumeReader:
+        """Return a reader of ``catalog.volumes``; for some of them, ``VolumeReader(pool.shards, some.volumes)``."""
+        return VolumeReader(self.shards, self.catalog.volumes)
+
+    def role_of(self, patient: str, key: Key) -> Role:
+        """Return the role of a patient: a keyed hash, so it never changes and nobody chooses it.
+
+        Raises:
+            PoolError: not the key of this pool.
+        """
+        self._expect(key)
+        return self.manifest.settings.roles.at(key.uniform("role", patient))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out while the block runs; hold it from ``next_shard`` to ``append``.
+
+        Raises:
+            PoolError: another process is writing.
+        """
+        if self._is_writing:
+            yield
+            return
+        with locked(self.path / ".lock", "writing to this pool"):
+            self._set(Manifest.load(self.path))  # another process may have appended since
+            self._sweep()
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
+
+    def next_shard(self) -> int:
+        """Return the number of the first shard that no volume is in; a file there is left of a crash, to overwrite."""
+        last = self.catalog.volumes["shard"].max()
+        return last + 1 if isinstance(last, int) else 0
+
+    def append(self, volumes: pl.DataFrame, instances: pl.DataFrame) -> None:
+        """Add rows (schemas ``VOLUMES``, ``INSTANCES``) whose shards are written; all of them or none.
+
+        Raises:
+            PoolError: repeated volume ids or source keys, a patient in two roles, rows that point nowhere.
+        """
+        volumes, instances = conform(volumes, VOLUMES, "volumes"), conform(instances, INSTANCES, "instances")
+        with self.writing():
+            all_volumes = pl.concat([self._volumes(), volumes])
+            all_instances = pl.concat([self.instances, instances])
+            found = [*islice(problems(all_volumes, all_instances), 1), *islice(self._unwritten(volumes), 1)]
+            if found:
+                raise PoolError(f"{self.path}: nothing was added; {found[0]}")
+            save(self._table("volumes"), all_volumes)
+            save(self._table("instances"), all_instances)
+            counts = replace(self.manifest.counts, volumes=all_volumes.height, instances=all_instances.height)
+            catalog = Catalog(all_volumes, self._labels())
+            self._commit(replace(self.manifest, counts=counts, fingerprints=fingerprints(catalog)))
+
+    def add_labels(self, labels: pl.DataFrame) -> int:
+        """Add labels (schema ``LABELS``) and return how many; those given before by the same annotator are left out.
+
+        Raises:
+            LabelError: an unknown level; nothing was added.
+        """
+        labels = conform(labels, LABELS, "labels")
+        unknown = labels.with_row_index().filter(~pl.col("level").is_in(LEVELS).fill_null(False))["index"]
+        if len(unknown):
+            raise LabelError(f"labels: row {unknown[0]} has an unknown level, expected one of {', '.join(LEVELS)}")
+        with self.writing():
+            given = self._labels()
+            new = labels.unique(SAME_LABEL, keep="first", maintain_order=True)
+            new = new.join(given, on=SAME_LABEL, how="anti", nulls_equal=True, maintain_order="left")
+            if not new.height:
+                return 0
+            num_parts = self.manifest.counts.label_parts
+            save(self._label_part(num_parts), new)
+            counts = replace(self.manifest.counts, label_parts=num_parts + 1)
+            catalog = Catalog(self._volumes(), pl.concat([given, new]))
+            self._commit(replace(self.manifest, counts=counts, fingerprints=fingerprints(catalog)))
+        return new.height
+
+    def verify(self, on_progress: Callable[[int], object] | None = None) -> list[Problem]:
+        """Check every stored byte and every promise of the catalog; ``on_progress`` gets the volumes just checked."""
+        try:
+            catalog, instances = self.catalog, self.instances
+        except PoolError as error:
+            return [Problem("catalog", str(error))]
+        return list(find_problems(self.shards, catalog, instances, self.fingerprints, on_progress))
+
+    def info(self) -> PoolInfo:
+        """Count what the pool holds."""
+        num_bytes = sum(path.stat().st_size for path in self.shards.glob("*.tar"))
+        return summarise(self.catalog, self.instances, num_bytes, self.fingerprints)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written; a living one touches its file more often than that."""
+        for folder in ("", "catalog", "catalog/labels", "shards"):
+            for partial in (self.path / folder).glob(".*.partial"):
+                if partial.stat().st_mtime < time.time() - ABANDONED_S:
+                    partial.unlink(missing_ok=True)
+
+    def _expect(self, key: Key) -> None:
+        if key.fingerprint != self.manifest.key:
+            raise PoolError(
+                f"{self.path}: made with the key of fingerprint {self.manifest.key}, got {key.fingerprint}; "
+                "pass the right file with --key"
+            )
+
+    def _unwritten(self, volumes: pl.DataFrame) -> Iterator[Problem]:
+        ends = volumes.group_by("shard").agg((pl.col("offset") + pl.col("length")).max().alias("end")).sort("shard")
+        for shard, end in ends.iter_rows():
+            path = shard_path(self.shards, shard)
+            if not path.is_file() or path.stat().st_size < end:
+                yield Problem(f"shards/{path.name}", "missing or too short; write the shard before its rows")
+
+    def _table(self, name: str) -> Path:
+        return self.path / "catalog" / f"{name}.parquet"
+
+    def _label_part(self, part: int) -> Path:
+        return self.path / "catalog" / "labels" / f"{part:05d}.parquet"
+
+    def _volumes(self) -> pl.DataFrame:
+        return load(self._table("volumes"), VOLUMES, self.manifest.counts.volumes)
+
+    def _labels(self) -> pl.DataFrame:
+        parts = [load(self._label_part(part), LABELS) for part in range(self.manifest.counts.label_parts)]
+        return pl.concat([pl.DataFrame(schema=LABELS), *parts])
+
+    def _commit(self, manifest: Manifest) -> None:
+        manifest.save(self.path)
+        self._set(manifest)
+
+    def _set(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        for cached in ("catalog", "instances"):
+            self.__dict__.pop(cached, None)

@@ -1,0 +1,88 @@
+"""Contact sheets of a worklist: one picture to glance at, one page for the people who label."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medssl.core.errors import MedsslError
+from medssl.core.files import atomic
+from medssl.review.page import data_uri, environment
+
+TILE, GAP, CAPTION = 160, 8, 28  # pixels
+INK, PAPER = "#1b2230", "white"
+SIDE = 512  # pixels of the longer side on the page
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One study of a worklist; ``image`` is ``Y X`` or ``Y X C`` in [0, 1]."""
+
+    rank: int
+    study: str
+    image: NDArray[Any]
+    reason: str = ""
+    score: float | None = None
+
+
+def contact_sheet(images: Sequence[NDArray[Any]], captions: Sequence[str], out: Path, columns: int = 8) -> Path:
+    """Write a PNG with one captioned tile an image, in reading order.
+
+    Args:
+        images: ``Y X`` or ``Y X C`` (3 channels) in [0, 1], of any size; each keeps its shape inside its tile.
+        captions: one short line an image; a longer one is cut.
+        out: the PNG file.
+        columns: tiles a row.
+
+    Raises:
+        MedsslError: no image, or not one caption each.
+    """
+    if not images or len(images) != len(captions):
+        raise MedsslError(f"contact sheet: expected one caption an image, got {len(images)} and {len(captions)}")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    size = columns * (TILE + GAP) + GAP, rows * (TILE + CAPTION + GAP) + GAP
+    sheet = Image.new("RGB" if any(image.ndim == 3 for image in images) else "L", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + CAPTION + GAP)
+        sheet.paste("black", (left, top, left + TILE, top + TILE))
+        tile = _picture(image, TILE)
+        sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
+        while draw.textlength(caption, font) > TILE:
+            caption = caption.rstrip("…")[:-1] + "…"
+        draw.text((left, top + TILE + 3), caption, INK, font)
+    with atomic(out) as partial:
+        sheet.save(partial, "PNG", optimize=True)
+    return out
+
+
+def worklist_page(listed: Sequence[Listed], out: Path, title: str) -> Path:
+    """Write a self-contained page with a card a study, for annotators who work from a browser or from paper."""
+    cards = [(entry, data_uri(_png(_picture(entry.image, SIDE)))) for entry in listed]
+    text = environment().get_template("worklist.html.j2").render(title=title, cards=cards)
+    with atomic(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return out
+
+
+def _picture(image: NDArray[Any], side: int) -> Image.Image:
+    """Return ``image`` scaled so that its longer side is ``side`` pixels."""
+    levels = np.nan_to_num(np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(levels)
+    scale = side / max(picture.size)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return content.getvalue()

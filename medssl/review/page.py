@@ -1,0 +1,90 @@
+"""The HTML report: one file that a browser opens anywhere, made from run folders only."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from medssl.core.files import atomic
+from medssl.review import findings, plots, words
+from medssl.review.tables import key_figures
+from medssl.tracking.records import RunRecord
+
+JOURNEY = ("ingest", "pretrain", "evaluate", "select", "finetune")
+VERDICTS = {
+    "go": ("Go", "✓", "The pretrained encoder transfers. Build on it."),
+    "no_go": ("No go", "✕", "The pretrained encoder does not earn its place. Do not build on it."),
+    "undecided": ("Undecided", "?", "The evidence does not settle it yet."),
+}
+CURVES = {
+    "loss": "Loss",
+    "lr": "Learning rate",
+    "feature_std": "Feature standard deviation (0 = collapsed)",
+    "rankme": "RankMe, effective number of feature dimensions",
+}
+MOST_ROWS, MOST_PICTURES = 10, 6
+
+
+def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
+    """Write the report of ``records`` (oldest first) to ``out``; nothing in it is fetched from outside.
+
+    Links to run folders are relative to ``out``, so that a workspace can be moved with its report.
+    """
+    html = environment().get_template("report.html.j2")
+    text = html.render(
+        title=title,
+        generated=datetime.now(UTC),
+        records=records,
+        by_id={run.id: run for run in records},
+        journey=[(kind, next((r for r in reversed(records) if r.kind == kind), None)) for kind in JOURNEY],
+        pools=findings.pools(records),
+        trainings=findings.trainings(records),
+        evaluations=findings.evaluations(records),
+        worklists=findings.worklists(records),
+        finetunings=findings.finetunings(records),
+        verdicts=VERDICTS,
+        curves=lambda run: Markup(plots.curves(run.metrics, CURVES)),
+        intervals=lambda *rows: Markup(plots.intervals(*rows)),
+        link=partial(_link, out.parent),
+        key_figures=key_figures,
+        most_rows=MOST_ROWS,
+        most_pictures=MOST_PICTURES,
+    )
+    with atomic(out) as partial_file:
+        partial_file.write_text(text, encoding="utf-8")
+    return out
+
+
+def environment() -> Environment:
+    """Return the templates of this room, escaping every value and refusing unknown names."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals["image"] = data_uri
+    made.filters |= {
+        "system": words.system_name,
+        "name": words.name,
+        "sentence": words.sentence,
+        "kind": words.kind_name,
+        "number": words.number,
+        "when": words.when,
+        "duration": words.duration,
+    }
+    return made
+
+
+def data_uri(png: Path | bytes) -> str:
+    """Return a PNG file, or its bytes, as an inline image address."""
+    content = png if isinstance(png, bytes) else png.read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _link(start: Path, path: Path) -> str:
+    return quote(Path(os.path.relpath(path.resolve(), start.resolve())).as_posix())

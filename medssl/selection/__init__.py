@@ -1,0 +1,1 @@
+"""Ranks unlabelled studies for annotation."""

@@ -1,0 +1,96 @@
+"""What most verbs begin with: the pool of a study, its runs, and the encoder that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import EncoderError
+from medssl.models.build import load_encoder
+from medssl.models.encoders.base import Encoder
+from medssl.pool.pool import Pool
+from medssl.study import Study
+from medssl.tracking.journal import Journal
+from medssl.tracking.mlflow_sink import MlflowSink
+from medssl.tracking.records import RunRecord, read_runs
+
+
+@dataclass(frozen=True)
+class FoundEncoder:
+    """A pretrained encoder and where it came from; ``run`` is None for a folder outside the workspace."""
+
+    encoder: Encoder
+    about: Mapping[str, Any]
+    fingerprint: str
+    run: str | None
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The link from a run that uses this encoder to the run that made it."""
+        return {"pretrain": self.run} if self.run else {}
+
+
+@contextmanager
+def running(
+    study: Study,
+    kind: str,
+    fingerprints: Mapping[str, str],
+    parents: Mapping[str, str] | None = None,
+    resumed: Path | None = None,
+) -> Iterator[Journal]:
+    """Open a journalled run that MLflow follows; it always says how it ended."""
+    if resumed is None:
+        links: dict[str, Any] = {"fingerprints": fingerprints, "parents": parents or {}}
+        journal = Journal.start(study.workspace, kind, study.name, study.data(), **links)
+    else:
+        journal = Journal.resume(resumed)
+    with sink(study).following(journal), journal:
+        yield journal
+
+
+def sink(study: Study) -> MlflowSink:
+    """Return the MLflow experiment of a study."""
+    return MlflowSink(study.workspace, study.tracking.uri, study.tracking.experiment or study.name)
+
+
+def marks(pool: Pool, **more: str) -> dict[str, str]:
+    """Return the fingerprints of what a run on ``pool`` depends on."""
+    return {"pool.images": pool.fingerprints.images, "pool.labels": pool.fingerprints.labels, **more}
+
+
+def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEncoder:
+    """Return the encoder asked for (a run or a folder), else the latest finished pretraining of this very study.
+
+    Raises:
+        EncoderError: none fits (names the candidates), or it was prepared for other images.
+    """
+    wanted = study.pretraining(pool.fingerprints.images)
+    finished = [r for r in read_runs(study.workspace) if r.kind == "pretrain" and r.status == "finished"]
+    if asked is None:
+        fitting = [r for r in finished if r.fingerprints.get("pretraining") == wanted]
+        if not fitting:
+            raise EncoderError(_nothing_fits(study, wanted, finished))
+        run: RunRecord | None = fitting[-1]
+    else:
+        run = next((r for r in finished if r.id == asked), None)
+    folder = run.folder if run is not None else Path(str(asked))
+    encoder, about = load_encoder(folder)
+    if about.get("prepare") != study.prepare.data():
+        raise EncoderError(f"encoder {folder.name} was made for another `prepare` section; use the study it came from")
+    return FoundEncoder(encoder, about, about["fingerprint"], run.id if run is not None else None)
+
+
+def _nothing_fits(study: Study, wanted: str, finished: list[RunRecord]) -> str:
+    known = "; ".join(f"{r.id} ({r.study}, {r.fingerprints.get('pretraining')})" for r in finished[-5:])
+    hint = f"candidates for --encoder: {known}" if known else "run `medssl pretrain` first"
+    return f"no finished pretraining of study {study.name} with fingerprint {wanted} in {study.workspace}; {hint}"
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one level of dotted keys."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}".strip(".")).items()}

@@ -1,0 +1,102 @@
+"""``medssl finetune``: turn few labels into a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medssl.core.errors import LabelError
+from medssl.core.files import write_json
+from medssl.core.score import Score
+from medssl.core.types import Role
+from medssl.data.loader import Prepared, TrainingFeed
+from medssl.data.prepare import prepare
+from medssl.data.sampler import Sampler
+from medssl.engine.loop import Session, device_for, train
+from medssl.engine.scoring import embed
+from medssl.evaluation.bootstrap import patient_bootstrap
+from medssl.finetune.classify import Classifier, class_weights, save_classifier
+from medssl.models.build import seeded
+from medssl.pool.pool import Pool
+from medssl.study import Study
+from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
+from medssl.verbs.evaluate import latest_verdict, refuse_no_go
+from medssl.verbs.result import Result
+
+
+def finetune(study: Study, *, task: str | None = None, encoder: str | None = None, allow_no_go: bool = False) -> Result:
+    """Train the task's classifier on labelled dev volumes and report it on test patients.
+
+    Raises:
+        GateRefused: the gate said no_go to this encoder and nobody overrode it.
+        LabelError: fewer than two classes among the labelled dev volumes.
+    """
+    pool = Pool.open(study.pool)
+    found = find_encoder(study, pool, encoder)
+    name = study.task(task)
+    verdict = latest_verdict(study, found, name)
+    refuse_no_go(verdict, allowed=allow_no_go)
+    data = prepare(pool, study.prepare)
+    prints = marks(pool, pretraining=found.fingerprint, task=name)
+    with running(study, "finetune", prints, found.parents) as journal:
+        if verdict != "go":
+            journal.note(f"fine-tuned on an encoder whose verdict is {verdict or 'unknown: it was not evaluated'}")
+        model, train_rows = _trained(study, name, data, found, journal)
+        scores = _scores(study, name, data, model)
+        about = {**found.about, "task": name, "run": journal.id, "study": study.name}
+        save_classifier(model, journal.folder, about)
+        facts = {"task": name, "classes": model.classes, "num_train": train_rows, "verdict": verdict}
+        write_json(journal.folder / "finetune.json", {**facts, "scores": {k: vars(s) for k, s in scores.items()}})
+        journal.artifact(journal.folder / "finetune.json")
+        journal.finish(summary=scores)
+    shown = [f"fine-tuned {name} on {train_rows} labelled dev volumes: {journal.folder}"]
+    shown += [f"  {role}: {score}" for role, score in scores.items()]
+    shown += [] if scores else ["  not scored: val and test need labelled volumes of two classes"]
+    return Result({"run": journal.id, **facts, "scores": {k: vars(s) for k, s in scores.items()}}, tuple(shown))
+
+
+def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journal: Any) -> tuple[Classifier, int]:
+    config = study.tasks[task]
+    labelled, targets, classes = labelled_rows(data.role(Role.DEV), task)
+    if len(classes) < 2:
+        raise LabelError(
+            f"task {task}: {len(labelled)} labelled dev volumes of {len(classes)} classes, expected 2 or more"
+        )
+    device = device_for()
+    features = torch.from_numpy(embed(found.encoder, labelled, device))
+    weights = class_weights(targets, len(classes), balance=config.balance)
+    model: Classifier = seeded(
+        lambda: Classifier(found.encoder, classes, config, features, weights), "head", study.seed
+    )
+    sampler = Sampler(len(labelled), config.loop.batch_size, config.loop.accumulate, study.seed)
+    feed = TrainingFeed(labelled, config.views, sampler, config.loop.workers, targets)
+    session = Session(journal.folder, journal, description=f"finetune {task}")
+    train(model, feed, config.loop, session, device)
+    return model, len(labelled)
+
+
+def labelled_rows(data: Prepared, task: str) -> tuple[Prepared, NDArray[np.int64], list[str]]:
+    """Return the labelled part of ``data``, its class indices and the sorted classes."""
+    values = dict(data.catalog.targets(task).iter_rows())
+    part = data.of(data.catalog.only(values))
+    classes = sorted(set(values.values()))
+    truth = [classes.index(values[volume]) for volume in part.catalog.volumes["volume"]]
+    return part, np.array(truth, np.int64), classes
+
+
+def _scores(study: Study, task: str, data: Prepared, model: Classifier) -> Mapping[str, Score]:
+    """Return AUROC by role, for the roles whose labelled volumes are of every class of the model."""
+    scores = {}
+    for role in (Role.VAL, Role.TEST):
+        part, truth, classes = labelled_rows(data.role(role), task)
+        if classes != model.classes:
+            continue
+        patients = part.catalog.volumes["patient"].to_numpy()
+        probabilities = model.probabilities(part, device_for())
+        num = study.evaluation.bootstrap
+        scores[f"{role}"] = patient_bootstrap("auroc", truth, probabilities, patients, seed=study.seed, num=num)
+    return scores

@@ -1,0 +1,241 @@
+"""``medssl select-for-labeling``: a random pilot to measure with, then the studies that a strategy ranks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.table import Table
+
+from medssl.core.errors import SelectionError
+from medssl.core.keys import generator
+from medssl.core.types import Role, Signal
+from medssl.data.loader import Prepared
+from medssl.data.prepare import prepare
+from medssl.engine.loop import device_for
+from medssl.engine.scoring import embed, pretext_losses
+from medssl.finetune.classify import load_classifier
+from medssl.pool.pool import Pool
+from medssl.review.contact_sheet import Listed, contact_sheet, worklist_page
+from medssl.selection.aggregate import by_study
+from medssl.selection.guards import Candidates, candidates
+from medssl.selection.pilot import PilotStudy, pilot
+from medssl.selection.rounds import Rounds
+from medssl.selection.strategies.base import STRATEGIES, Ranking, SelectionPool, Strategy
+from medssl.selection.worklist import Row, Worklist
+from medssl.study import Study
+from medssl.tracking.records import latest
+from medssl.verbs.context import find_encoder, marks, running
+from medssl.verbs.pretrain import fit, load_method
+from medssl.verbs.result import Result
+
+SHEET = 48  # studies on the contact sheet
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the strategy reads, a study, and the run and fingerprint that it came from."""
+
+    values: dict[Signal, NDArray[Any]]
+    parents: dict[str, str]
+    model: str
+
+
+def select(study: Study, *, task: str | None = None, linkage: Path | None = None) -> Result:
+    """Open the next round: freeze a ranking or go on with it, write the worklist and its contact sheet.
+
+    Raises:
+        SelectionError: the budget is more than what is left, or a later round has no task model yet.
+    """
+    pool = Pool.open(study.pool)
+    name = study.task(task or study.selection.task)
+    originals = _originals(linkage) if linkage else None
+    data = prepare(pool, study.prepare)
+    rounds = Rounds(study.workspace / "rounds" / study.name)
+    number, offered = rounds.next_round, rounds.offered()
+    labelled = set(data.catalog.labelled(name).volumes["study"])
+    studies, roles = (data.catalog.volumes[column].to_list() for column in ("study", "role"))
+    sizes = {Role.VAL: study.selection.pilot_val, Role.TEST: study.selection.pilot_test} if number == 0 else {}
+    drawn = pilot(studies, roles, sizes=sizes, seed=study.seed, known=labelled | offered)
+    blank, digests = _blank(data), _digests(pool, data)
+    guarded = candidates(studies, roles, digests, blank, labelled=labelled, offered=offered)
+    strategy: Strategy[Any] = STRATEGIES.load(study.selection.strategy.name)(study.selection.strategy.config)
+    if number == 0 or not guarded.studies:
+        _check_left(guarded, study.selection.budget)
+    signals = _signals(study, pool, data.of(data.catalog.studies(guarded.studies)), strategy.needs_in(number), name)
+    prints = marks(pool, task=name, **({"model": signals.model} if signals.model else {}))
+    with running(study, "select", prints, signals.parents) as journal:
+        ranking = _rank(study, data, guarded, signals, strategy, rounds, number)
+        worklist = Worklist(name, tuple(_rows(study, pool, data, drawn, ranking, signals.model)))
+        folder = rounds.open(worklist, ranking.frozen, lambda place: _illustrate(data, worklist, place, number))
+        for made in ("worklist.csv", "contact_sheet.png"):
+            journal.artifact(folder / made)
+        left_out = [{"study": e.study, "reason": e.reason} for e in guarded.excluded]
+        journal.finish(summary={"round": str(number), "picked": len(ranking.studies), "pilot": len(drawn)})
+    table = folder / "worklist.csv"
+    if linkage is not None:  # original UIDs never enter the workspace, whose files go to MLflow
+        worklist.write(linkage.parent / f"{study.name}-round-{number}", originals)
+        table = linkage.parent / f"{study.name}-round-{number}" / "worklist.csv"
+    facts = {"run": journal.id, "round": number, "worklist": str(table), "excluded": left_out}
+    facts |= {"picked": list(ranking.studies), "pilot": [vars(p) for p in drawn]}
+    return Result(facts, (_table(worklist), *_said(worklist, drawn, guarded, folder, table)))
+
+
+def _rank(
+    study: Study,
+    data: Prepared,
+    guarded: Candidates,
+    signals: Signals,
+    strategy: Strategy[Any],
+    rounds: Rounds,
+    number: int,
+) -> Ranking:
+    first = data.catalog.volumes.unique("study", keep="first", maintain_order=True)
+    row = {r["study"]: r for r in first.iter_rows(named=True)}
+    offered = SelectionPool(
+        studies=np.array(guarded.studies),
+        patients=np.array([row[s]["patient"] for s in guarded.studies]),
+        strata=np.array([stratum(row[s]) for s in guarded.studies]),
+        round=number,
+        num_rounds=study.selection.rounds,
+        frozen=rounds.frozen(),
+        **{str(signal): values for signal, values in signals.values.items()},
+    )
+    return strategy.select(offered, study.selection.budget, generator("select", study.seed, number))
+
+
+def stratum(row: dict[str, Any]) -> str:
+    """Return what scores must be comparable within: modality and scanner."""
+    return f"{row['modality'] or 'unknown'} · {row['scanner'] or 'unknown'}"
+
+
+def _signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Signal], task: str) -> Signals:
+    values: dict[Signal, NDArray[Any]] = {}
+    parents: dict[str, str] = {}
+    model, scores = "", np.zeros(0)
+    for signal in sorted(needs):
+        if signal is Signal.PRETEXT_LOSSES:
+            scores, parents["pretext"], model = _losses(study, pool, data)
+        elif signal is Signal.PROBABILITIES:
+            scores, parents["finetune"], model = _probabilities(study, pool, data, task)
+        else:
+            found = find_encoder(study, pool)
+            scores, model = embed(found.encoder, data, device_for()).astype(np.float64), found.fingerprint
+            parents |= found.parents
+        values[signal] = by_study(scores, data.catalog.volumes["study"].to_numpy())[1]
+    return Signals(values, parents, model)
+
+
+def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float64], str, str]:
+    """Return losses by ``selection.pretext`` (trained now unless a run of it exists), or by the study's own method."""
+    recipe, kind = study.selection.pretext or study, "pretext" if study.selection.pretext else "pretrain"
+    fingerprint = study.pretraining(pool.fingerprints.images, recipe)
+    run = latest(study.workspace, kind, ("pretraining", fingerprint))
+    if run is None:
+        made = fit(study, recipe, pool, prepare(pool, study.prepare), kind=kind)
+        method, run_id = made.method, made.run
+    else:
+        method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
+    return pretext_losses(method, data, device_for(), study.seed), run_id, fingerprint
+
+
+def _probabilities(study: Study, pool: Pool, data: Prepared, task: str) -> tuple[NDArray[np.float64], str, str]:
+    run = latest(study.workspace, "finetune", ("pool.images", pool.fingerprints.images), ("task", task))
+    if run is None:
+        raise SelectionError(
+            f"later rounds need a model of task {task} on this pool; import answers, then `medssl finetune`"
+        )
+    model, about = load_classifier(run.folder)
+    if about["prepare"] != study.prepare.data():
+        raise SelectionError(f"run {run.id} was prepared otherwise than this study asks; fine-tune again")
+    return model.probabilities(data, device_for()), run.id, about["fingerprint"]
+
+
+def _originals(linkage: Path) -> dict[str, str]:
+    """Return the original study UID of each pseudonym."""
+    try:
+        table = pl.read_csv(linkage, columns=["study", "study_uid"], infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError):
+        raise SelectionError(
+            f"{linkage}: not a linkage file; name the one that `medssl ingest --linkage` wrote"
+        ) from None
+    return dict(table.drop_nulls().unique().iter_rows())
+
+
+def _digests(pool: Pool, data: Prepared) -> list[str]:
+    """Return the checksum of each volume as ingested: resizing could make two different ones equal."""
+    return (
+        data.catalog.volumes.select("volume")
+        .join(pool.catalog.volumes.select("volume", "sha256"), on="volume", maintain_order="left")["sha256"]
+        .to_list()
+    )
+
+
+def _blank(data: Prepared) -> list[bool]:
+    return [bool(np.ptp(data.reader.read(row)) == 0) for row in range(len(data))]
+
+
+def _check_left(guarded: Candidates, budget: int) -> None:
+    if budget > len(guarded.studies):
+        raise SelectionError(
+            f"selection.budget {budget} is more than the {len(guarded.studies)} unlabelled dev studies left"
+        )
+
+
+def _rows(
+    study: Study, pool: Pool, data: Prepared, drawn: Sequence[PilotStudy], ranking: Ranking, model: str
+) -> list[Row]:
+    first = data.catalog.volumes.unique("study", keep="first", maintain_order=True)
+    strata = {r["study"]: stratum(r) for r in first.iter_rows(named=True)}
+    picks = [
+        (s, Role.DEV, score, why, model)
+        for s, score, why in zip(ranking.studies, ranking.scores, ranking.reasons, strict=True)
+    ]
+    held = [(p.study, p.role, None, f"random pilot, to measure with ({p.role}); never trained on", "") for p in drawn]
+    return [
+        Row(rank, s, role, score, why, strata[s], f"previews/{s}.png", made, pool.fingerprints.images, study.seed)
+        for rank, (s, role, score, why, made) in enumerate([*picks, *held], start=1)
+    ]
+
+
+def _illustrate(data: Prepared, worklist: Worklist, folder: Path, number: int) -> None:
+    """Write a preview a study, the contact sheet and the annotators' page."""
+    first = data.catalog.volumes.with_row_index("row").unique("study", keep="first", maintain_order=True)
+    row = dict(first.select("study", "row").iter_rows())
+    listed = []
+    for one in worklist.rows:
+        image = data.reader.read(row[one.study]).astype(np.float32)  # C Y X
+        image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+        listed.append(Listed(one.rank, one.study, image, one.reason, one.score))
+        contact_sheet([image], [f"{one.rank}"], folder / one.preview)
+    shown = listed[:SHEET]
+    captions = [f"{entry.rank} · {entry.study[:8]}" for entry in shown]
+    contact_sheet([entry.image for entry in shown], captions, folder / "contact_sheet.png")
+    worklist_page(listed, folder / "contact_sheet.html", f"Round {number}: {worklist.task}")
+
+
+def _table(worklist: Worklist) -> Table:
+    table = Table("rank", "study", "role", "score", "reason", title=f"worklist: {worklist.task}", title_justify="left")
+    for row in worklist.rows[:10]:
+        table.add_row(
+            str(row.rank), row.study[:12], row.role, "" if row.score is None else f"{row.score:.3f}", row.reason
+        )
+    return table
+
+
+def _said(worklist: Worklist, drawn: Sequence[PilotStudy], guarded: Candidates, folder: Path, table: Path) -> list[str]:
+    num_picked = len(worklist.rows) - len(drawn)
+    lines = [
+        f"round {folder.name}: {num_picked} dev studies picked, {len(drawn)} drawn at random as a pilot to measure with"
+    ]
+    if guarded.excluded:
+        counts = pl.Series([e.reason.split(" study ")[0] for e in guarded.excluded]).value_counts(sort=True)
+        lines.append("left out: " + ", ".join(f"{num} {reason}" for reason, num in counts.iter_rows()))
+    lines.append(f"worklist {table}, pictures {folder / 'contact_sheet.html'}")
+    lines.append(f"next: fill in the column {worklist.task}, then medssl import-labels")
+    return lines

@@ -1,0 +1,214 @@
+"""The training loop: exact under accumulation and resume, clear about what goes wrong."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medssl.core.batch import ParamGroup, Progress, StepOutput, Views, decay_groups
+from medssl.core.errors import Preempted, TrainingError
+from medssl.core.keys import uniform, view_keys
+from medssl.core.types import Geometry
+from medssl.data.sampler import Sampler
+from medssl.engine import checkpoint
+from medssl.engine.loop import Session, train
+from medssl.engine.monitors import RepresentationMonitor
+from medssl.engine.optim import LoopConfig, build_optimiser, learning_rate
+from medssl.methods.base import METHODS
+from medssl.models.build import build_encoder, seeded
+from medssl.models.encoders.base import ENCODERS
+
+CPU = torch.device("cpu")
+IMAGES = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+class Memory:
+    """A journal that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, Mapping[str, float]]] = []
+        self.notes: list[str] = []
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.seen.append((step, dict(values)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Images:
+    """A feed of keyed batches from memory."""
+
+    def __init__(self, batch_size: int, accumulate: int = 1, poison: int | None = None) -> None:
+        self.sampler, self.poison = Sampler(len(IMAGES), batch_size, accumulate, 0), poison
+        self.steps_per_epoch = self.sampler.steps_per_epoch
+
+    def steps(self, first: int, total: int) -> Iterator[list[Views]]:
+        for step in range(first, total):
+            epoch, batches = self.sampler.step(step)
+            made = []
+            for rows in batches:
+                keys = torch.from_numpy(view_keys(0, epoch, rows, 1))
+                images = IMAGES[rows] * (float("nan") if self.poison is not None and step >= self.poison else 1.0)
+                made.append(Views((images,), keys, torch.from_numpy(rows)))
+            yield made
+
+
+class Regression(nn.Module):
+    """Predicts a keyed number; the loss does not couple the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.GELU(), nn.Linear(8, 1)), "net")
+        self.ended: list[int] = []
+
+    def training_step(self, batch: Views, progress: Progress) -> StepOutput:
+        error = self.net(batch.images[0])[:, 0] - uniform(batch.keys[:, 0], 1, 0)[:, 0]
+        return StepOutput(error.square().mean(), {"error": error.abs().mean().detach()})
+
+    def normaliser(self, batch: Views) -> torch.Tensor:
+        return torch.tensor(float(len(batch)))
+
+    def on_step_end(self, progress: Progress) -> None:
+        self.ended.append(progress.step)
+
+    def parameter_groups(self, weight_decay: float) -> list[ParamGroup]:
+        return decay_groups({"net": (self.net, 1.0)}, weight_decay)
+
+
+def method(name: str, encoder: str, config: dict[str, Any]) -> nn.Module:
+    made = build_encoder(encoder, ENCODERS.load(encoder).config_class.parse(config), Geometry((16, 16)), seed=0)
+    plugin = METHODS.load(name)
+    return seeded(lambda: plugin(plugin.config_class(), made), "method")
+
+
+MODELS = {
+    "mae on a ViT with drop-path": lambda: method(
+        "mae", "vit", {"width": 24, "depth": 2, "heads": 2, "patch": 4, "drop_path": 0.2}
+    ),
+    "rotation on a CNN with batch norm": lambda: method("rotation", "resnet", {"depth": 10, "width": 8}),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(model: str, optimiser: str, tmp_path: Path) -> None:
+    config = LoopConfig(epochs=5, batch_size=6, optimiser=optimiser, lr=1e-2, log_steps=1)  # 20 steps
+    whole, halves, journal = MODELS[model](), MODELS[model](), Memory()
+    torch.manual_seed(0)
+    train(whole, Images(6), config, Session(tmp_path / "whole", Memory()), CPU)
+    torch.manual_seed(0)
+    with pytest.raises(Preempted, match="stopped at step 10 of 20"):
+        train(halves, Images(6), config, Session(tmp_path / "halves", journal, stop_after=10), CPU)
+    torch.manual_seed(99)
+    restarted = MODELS[model]()
+    train(restarted, Images(6), config, Session(tmp_path / "halves", journal, resume=True), CPU)
+    for (name, one), two in zip(whole.state_dict().items(), restarted.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+    assert [s for s, v in journal.seen if "loss" in v] == list(range(1, 21))
+
+
+def test_accumulating_equals_a_larger_batch(tmp_path: Path) -> None:
+    results = []
+    for size, accumulate in ((12, 1), (4, 3), (5, 1)):
+        model = Regression().double()
+        for p in model.parameters():
+            p.data = p.data.double()
+        feed = Images(size, accumulate)
+        feed_steps = feed.steps
+        feed.steps = lambda f, t, s=feed_steps: (  # type: ignore[method-assign]
+            [Views((b.images[0].double(),), b.keys, b.volume) for b in step] for step in s(f, t)
+        )
+        config = LoopConfig(epochs=4, batch_size=size, accumulate=accumulate, lr=1e-2)
+        train(model, feed, config, Session(tmp_path / f"{size}", Memory()), CPU)
+        results.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.allclose(results[0], results[1], atol=1e-9, rtol=0)
+    assert not torch.allclose(results[0], results[2], atol=1e-4)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    model = Regression()
+    model.on_step_end = lambda p: os.kill(os.getpid(), signal.SIGTERM) if p.step == 3 else None  # type: ignore[method-assign]
+    with pytest.raises(Preempted, match="--resume") as stopped:
+        train(model, Images(6), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, Memory()), CPU)
+    assert stopped.value.exit_code == 75
+    restarted = Regression()
+    train(restarted, Images(6), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, Memory(), resume=True), CPU)
+    assert restarted.ended == list(range(4, 21))
+    assert threading.current_thread() is threading.main_thread()
+
+
+def test_resuming_a_changed_study_says_what_changed(tmp_path: Path) -> None:
+    config = LoopConfig(epochs=1, batch_size=6)
+    train(Regression(), Images(6), config, Session(tmp_path, Memory(), {"method.mask_ratio": 0.75, "seed": 0}), CPU)
+    changed = Session(tmp_path, Memory(), {"method.mask_ratio": 0.6, "seed": 0}, resume=True)
+    with pytest.raises(TrainingError, match=r"method\.mask_ratio was 0\.75 and is now 0\.6; put it back"):
+        train(Regression(), Images(6), config, changed, CPU)
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.NAME).write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        train(Regression(), Images(6), LoopConfig(), Session(tmp_path, Memory(), resume=True), CPU)
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(Regression(), Images(6), LoopConfig(epochs=1, batch_size=6), Session(tmp_path, Memory()), CPU)
+    before = (tmp_path / checkpoint.NAME).read_bytes()
+
+    def dies(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(OSError, match="no space"):
+        train(Regression(), Images(6), LoopConfig(epochs=1, batch_size=6), Session(tmp_path, Memory()), CPU)
+    assert (tmp_path / checkpoint.NAME).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]
+
+
+def test_non_finite_losses_are_skipped_noted_and_in_the_end_fatal(tmp_path: Path) -> None:
+    journal, model = Memory(), Regression()
+    with pytest.raises(TrainingError, match="not finite in 5 steps in a row"):
+        train(model, Images(6, poison=2), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, journal), CPU)
+    assert len(journal.notes) == 5
+    assert "catalog rows" in journal.notes[0]
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_schedule_warms_up_peaks_at_the_scaled_rate_and_ends_near_zero() -> None:
+    config = LoopConfig(epochs=1, batch_size=128, accumulate=4, lr=1e-3, warmup_fraction=0.1)
+    rates = [learning_rate(s, 100, config) for s in range(100)]
+    assert max(rates) == pytest.approx(2e-3)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-5
+
+
+def test_biases_and_norms_are_not_decayed_and_heads_may_learn_faster() -> None:
+    parts = {"a": (nn.Linear(2, 2), 1.0), "b": (nn.LayerNorm(2), 0.1)}
+    optimiser = build_optimiser(decay_groups(parts, 0.5), LoopConfig())
+    assert [(g["weight_decay"], g["lr_scale"]) for g in optimiser.param_groups] == [(0.5, 1.0), (0.0, 1.0), (0.0, 0.1)]
+
+
+def test_a_forced_collapse_raises_the_alarm_and_a_healthy_run_does_not(tmp_path: Path) -> None:
+    def spread(features: np.ndarray) -> dict[str, float]:
+        return {"spread": float(features.std(0).mean())}
+
+    for scale, alarmed in ((1.0, False), (0.0, True)):
+        model = method("rotation", "resnet", {"depth": 10, "width": 8, "norm": "group"})
+        for p in model.encoder.parameters():
+            p.data *= scale
+        monitor = RepresentationMonitor(model.encoder, IMAGES[:8], spread, {"spread": 1e-6}, every=2)
+        journal = Memory()
+        config = LoopConfig(epochs=1, batch_size=6, lr=1e-5, log_steps=1)
+        train(model, Images(6), config, Session(tmp_path / str(scale), journal, monitors=[monitor]), CPU)
+        assert any("collapsing: spread" in n for n in journal.notes) == alarmed
+        assert sum("spread" in v for _, v in journal.seen) == 2

@@ -1,0 +1,265 @@
+"""The gate: its rule on hand-made figures, and its verdicts on simulated encoders from features to decision."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medssl.core.errors import EvaluationError
+from medssl.core.score import Score
+from medssl.core.types import Role
+from medssl.evaluation.evaluate import Examples, evaluate
+from medssl.evaluation.gate import Decision, GateRule, gate
+from medssl.evaluation.results import Evaluation
+
+GO, NO_GO, UNDECIDED = Decision.GO, Decision.NO_GO, Decision.UNDECIDED
+
+
+def figures(random=(0.1, 0.05, 0.15), pixels=(0.05, 0.01, 0.09), encoder=0.9, num=100, **changes):
+    """An evaluation whose differences are (value, low, high)."""
+
+    def score(value, low=0.0, high=1.0, name="auroc"):
+        return Score(name, value, low, high, num)
+
+    base = Evaluation(
+        task="pneumonia",
+        metric="auroc",
+        classes=("no", "yes"),
+        num_train=200,
+        num_val=50,
+        num_test=num,
+        num_test_patients=num,
+        class_patients={role: {"no": num // 2, "yes": num // 2} for role in Role},
+        systems={
+            "encoder": {"linear": score(encoder)},
+            "random": {"linear": score(encoder - random[0])},
+            "pixels": {"pca": score(encoder - pixels[0])},
+        },
+        differences={"random": score(*random, "auroc difference"), "pixels": score(*pixels, "auroc difference")},
+        feature_std=0.5,
+        rankme=40.0,
+        rule=GateRule(),
+    )
+    return replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("case", "decision", "words"),
+    [
+        (figures(), GO, "better than the random encoder"),
+        (figures(pixels=(-0.002, -0.009, 0.005)), GO, "not worse (by 0.01) than raw pixels"),
+        (figures(pixels=(-0.002, -0.03, 0.02)), UNDECIDED, "not yet told apart from raw pixels"),
+        (figures(pixels=(-0.004, -0.007, -0.001)), NO_GO, "worse than raw pixels"),
+        (figures(pixels=(-0.02, -0.06, 0.02)), NO_GO, "worse than raw pixels"),
+        (figures(random=(0.02, -0.01, 0.05)), UNDECIDED, "About 230 labelled test patients would settle"),
+        (figures(random=(-0.02, -0.05, 0.01)), NO_GO, "worse than the random encoder"),
+        (figures(random=(0.0, -0.005, 0.005)), NO_GO, "no better (by 0.01) than the random encoder"),
+        (figures(random=(0.004, 0.001, 0.007)), GO, "better than the random encoder"),
+        (figures(random=(0.0, -0.002, 0.002), pixels=(0.0, -0.002, 0.002), encoder=0.998), GO, "at the ceiling"),
+        (figures(random=(0.0, -0.02, 0.004), pixels=(0.0, -0.002, 0.002), encoder=0.998), UNDECIDED, "told apart"),
+        (figures(random=(0.01, -0.002, 0.02), encoder=0.998), UNDECIDED, "told apart"),
+        (figures(random=(0.02, -0.01, 0.05), pixels=(-0.2, -0.3, -0.1)), NO_GO, "-0.200 [-0.300, -0.100]"),
+        (figures(feature_std=0.001), NO_GO, "feature std is 0.0010"),
+        (figures(rankme=1.2), NO_GO, "(RankMe) is 1.20"),
+        (figures(num=18), UNDECIDED, "18 labelled test patients of the 20 needed: 2 missing"),
+        (figures(classes=(), systems={}, differences={}), UNDECIDED, "at least two classes are needed"),
+        (figures(classes=("yes",), systems={}, differences={}), UNDECIDED, "found only the class 'yes'"),
+        (figures(classes=(), systems={}, differences={}, rankme=1.2), NO_GO, "collapsed"),
+        (figures(differences={}), UNDECIDED, "not compared with the random encoder and raw pixels"),
+    ],
+)
+def test_the_rule_in_words_holds_case_by_case(case, decision, words):
+    verdict = case.verdict
+    assert verdict.decision is decision, verdict
+    assert any(words in reason for reason in verdict.reasons), verdict.reasons
+    assert all(reason.endswith(".") for reason in verdict.reasons)
+
+
+def test_missing_labels_are_counted_by_class_and_role():
+    counts = {Role.DEV: {"no": 0, "yes": 5}, Role.VAL: {"no": 0, "yes": 0}, Role.TEST: {"no": 30, "yes": 2}}
+    reasons = figures(class_patients=counts, systems={}, differences={}).verdict.reasons
+    assert reasons == (
+        "Class 'no' has no labelled dev patient to train a probe on: 1 is missing.",
+        "Class 'yes' has 2 labelled test patients of 5: 3 missing.",
+    )
+
+
+def test_a_further_baseline_is_judged_like_pixels():
+    base = figures()
+    systems = {**base.systems, "frame": {"linear": Score("auroc", 0.95, 0.9, 1.0, 100)}}
+    worse = Score("auroc difference", -0.05, -0.09, -0.01, 100)
+    verdict = replace(base, systems=systems, differences={**base.differences, "frame": worse}).verdict
+    assert verdict.decision is NO_GO
+    assert "worse than the baseline 'frame'" in verdict.reasons[0]
+
+
+def test_a_wider_margin_never_turns_a_go_into_a_no():
+    for random, pixels in (((0.1, 0.05, 0.15), (0.05, 0.01, 0.09)), ((0.1, 0.05, 0.15), (-0.002, -0.009, 0.005))):
+        case = figures(random=random, pixels=pixels)
+        assert all(gate(case, GateRule(margin=m)).decision is GO for m in (0.01, 0.05, 0.2))
+
+
+# --- from features to verdict -------------------------------------------------------------------------------------
+
+
+def cohort(seed=0, num_patients=360, signal=1.5, labels="all"):
+    """Two images a patient; the class shifts two of ten latent factors. Returns latent factors and the columns."""
+    rng = np.random.default_rng(seed)
+    patients = np.repeat([f"p{i:04}" for i in range(num_patients)], 2)
+    sick = np.repeat(rng.integers(2, size=num_patients), 2)
+    roles = np.repeat(np.array(["dev", "val", "test"])[np.searchsorted([0.5, 0.7], rng.random(num_patients))], 2)
+    latent = rng.normal(size=(2 * num_patients, 10))
+    latent[:, :2] += signal * sick[:, None]
+    truth = [None if labels == "none" else ("sick" if s else "well") for s in sick]
+    return rng, latent, truth, roles, patients
+
+
+def views_of(rng, latent, noise):
+    """Forty features that mix the latent factors, with noise that buries them or not."""
+    return latent @ rng.normal(size=(10, 40)) + noise * rng.normal(size=(len(latent), 40))
+
+
+def judged(encoder_noise=0.3, random_noise=8.0, pixel_noise=3.0, **cohort_changes):
+    rng, latent, truth, roles, patients = cohort(**cohort_changes)
+    noises = {"encoder": encoder_noise, "random": random_noise, "pixels": pixel_noise}
+    systems = {name: views_of(rng, latent, noise) for name, noise in noises.items()}
+    return Examples(systems, truth, roles, patients)
+
+
+def test_a_good_encoder_goes():
+    verdict = evaluate(judged(), task="t").verdict
+    assert verdict.decision is GO, verdict
+    assert len(verdict.reasons) == 2
+
+
+def test_an_untrained_encoder_does_not_go_in_any_of_twelve_cohorts():
+    decisions = [
+        evaluate(judged(8.0, 8.0, 8.0, seed=s), task="t", num_resamples=300).verdict.decision for s in range(12)
+    ]
+    assert GO not in decisions
+    assert NO_GO in decisions
+
+
+def test_the_random_encoder_itself_is_refused():
+    """Features equal to the baseline's differ by exactly nothing: no better than no pretraining."""
+    examples = judged()
+    same = replace(examples, systems={**examples.systems, "encoder": examples.systems["random"]})
+    verdict = evaluate(same, task="t").verdict
+    assert verdict.decision is NO_GO
+
+
+def test_an_encoder_that_pixels_beat_is_refused():
+    verdict = evaluate(judged(encoder_noise=6.0, random_noise=12.0, pixel_noise=0.3), task="t").verdict
+    assert verdict.decision is NO_GO
+    assert any("worse than raw pixels" in r for r in verdict.reasons)
+
+
+@pytest.mark.parametrize("labels", ["all", "none"])
+def test_a_collapsed_encoder_is_refused_with_and_without_labels(labels):
+    examples = judged(labels=labels)
+    point = 1 + 1e-4 * examples.systems["encoder"]  # the signal is still there, and a probe would find it
+    evaluation = evaluate(replace(examples, systems={**examples.systems, "encoder": point}), task="t")
+    assert evaluation.verdict.decision is NO_GO
+    assert "collapsed" in evaluation.verdict.reasons[0]
+
+
+def test_without_labels_the_gate_is_undecided_and_there_is_no_figure():
+    evaluation = evaluate(judged(labels="none"), task="t")
+    assert evaluation.verdict.decision is UNDECIDED
+    assert evaluation.systems == {}
+    assert evaluation.rankme > 2
+
+
+def test_too_few_test_patients_are_undecided_however_good_the_encoder():
+    examples = judged()
+    few = sorted(set(examples.patients[examples.roles == "test"]))[:16]
+    kept = [r != "test" or p in few for r, p in zip(examples.roles, examples.patients, strict=True)]
+    truth = [t if k else None for t, k in zip(examples.truth, kept, strict=True)]
+    evaluation = evaluate(replace(examples, truth=truth), task="t")
+    assert evaluation.systems  # figures are shown, with their wide intervals
+    assert evaluation.verdict.decision is UNDECIDED
+    assert "16 labelled test patients of the 20 needed: 4 missing" in evaluation.verdict.reasons[0]
+
+
+def test_random_labels_score_chance_on_average_over_twelve_draws_and_go_at_most_once():
+    examples = judged()
+    patients, values, decisions = sorted(set(examples.patients)), [], []
+    for seed in range(12):
+        rng = np.random.default_rng((1, seed))  # independent of the seed that drew the cohort and its true labels
+        drawn = dict(zip(patients, rng.choice(["sick", "well"], len(patients)), strict=True))
+        truth = [drawn[p] for p in examples.patients]
+        evaluation = evaluate(replace(examples, truth=truth), task="t", num_resamples=200)
+        values.append([score.value for probes in evaluation.systems.values() for score in probes.values()])
+        decisions.append(evaluation.verdict.decision)
+    assert np.mean(values, axis=0) == pytest.approx(0.5, abs=0.05)  # five probes; three standard errors
+    assert decisions.count(GO) <= 1  # a 95 % interval lets chance win in 2.5 % of draws
+
+
+def test_labels_of_test_patients_reach_no_probe():
+    """Shuffling the test labels only changes the truth that is compared with, so no encoder can look good."""
+    examples = judged()
+    rng = np.random.default_rng(0)
+    truth = np.array(examples.truth, dtype=object)
+    test = np.flatnonzero(examples.roles == "test")
+    truth[test] = rng.permutation(truth[test])
+    evaluation = evaluate(replace(examples, truth=list(truth)), task="t")
+    assert all(abs(s.value - 0.5) < 0.12 for probes in evaluation.systems.values() for s in probes.values())
+
+
+def test_a_patient_on_two_sides_is_refused_without_naming_the_patient():
+    examples = judged()
+    roles = np.array(examples.roles)
+    roles[0] = "test" if roles[1] != "test" else "dev"
+    with pytest.raises(EvaluationError, match="1 patients have images of two roles") as caught:
+        replace(examples, roles=roles)
+    assert str(examples.patients[0]) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e: {"systems": {"random": e.systems["random"]}}, "no features called 'encoder'"),
+        (lambda e: {"patients": e.patients[1:]}, "patients has 719 rows, truth has 720"),
+        (lambda e: {"roles": ["train"] * len(e.roles)}, "unknown role 'train'"),
+        (
+            lambda e: {"systems": {"encoder": np.where(np.arange(720)[:, None] == 5, np.nan, e.systems["encoder"])}},
+            "encoder: 1 of 720 rows are not finite, first row 5",
+        ),
+    ],
+)
+def test_wrong_examples_are_refused_in_one_line(change, words):
+    examples = judged()
+    with pytest.raises(EvaluationError, match=words):
+        replace(examples, **change(examples))
+
+
+def test_an_evaluation_is_json_with_an_interval_and_an_n_for_every_figure_and_repeats_bit_for_bit():
+    evaluation = evaluate(judged(), task="pneumonia", seed=3, num_resamples=200)
+    data = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    assert set(data) == {
+        *("task", "metric", "classes", "num_train", "num_val", "num_test", "systems", "differences"),
+        *("feature_std", "rankme", "verdict"),
+    }
+    assert {s: set(p) for s, p in data["systems"].items()} == {
+        "encoder": {"knn", "linear"},
+        "random": {"knn", "linear"},
+        "pixels": {"pca"},
+    }
+    scores = [s for probes in data["systems"].values() for s in probes.values()] + list(data["differences"].values())
+    for score in scores:
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["n"] == evaluation.num_test_patients == data["num_test"] // 2
+    assert set(data["differences"]) == {"random", "pixels"}
+    assert data["verdict"]["decision"] == "go"
+    assert data == json.loads(json.dumps(evaluate(judged(), task="pneumonia", seed=3, num_resamples=200).to_json()))
+
+
+def test_three_classes_and_no_validation_patients_are_measured_too():
+    examples = judged()
+    third = [("mild" if i % 3 else "sick") if t == "sick" else t for i, t in enumerate(examples.truth)]
+    truth = [None if r == "val" else t for t, r in zip(third, examples.roles, strict=True)]
+    evaluation = evaluate(replace(examples, truth=truth), task="t", num_resamples=200)
+    assert evaluation.classes == ("mild", "sick", "well")
+    assert evaluation.num_val == 0
+    assert evaluation.systems["encoder"]["linear"].value > evaluation.systems["random"]["linear"].value
