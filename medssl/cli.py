@@ -181,12 +181,13 @@ def review(
 
 @app.command(epilog="Example: medssl demo --out demo")
 def demo(
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="new or empty")] = Path("demo"),
     patients: Annotated[int, typer.Option(min=40, help="synthetic patients")] = 240,
     json: Json = False,
 ) -> None:
     """The whole journey on synthetic radiographs, in minutes on a CPU."""
-    _call("demo:demo", out, as_json=json, patients=patients)
+    _call("demo:demo", out, as_json=json, patients=patients, overrides=overrides or [])
 
 
 @app.command(epilog="Example: medssl methods")

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--key", type=Path, default=None)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     study = api.load_study(args.study, args.overrides)
     linkage, answers = study.workspace / "linkage.csv", study.workspace / "answers.csv"
     show = Console(soft_wrap=True).print

@@ -32,3 +32,24 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
     columns_end = (TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
     with Progress(*columns, *columns_end, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
+
+
+class Stages:
+    """Bars for work of several stages, each made when its stage is first named."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._tasks = progress, dict[str, TaskID]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done in ``stage``."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """Show `Stages` while the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
+        yield Stages(progress)

@@ -35,6 +35,7 @@ class Method(nn.Module, ABC, Generic[C]):
     batch_coupled: ClassVar[bool]
     config_class: ClassVar[type[Config]]
     loop_defaults: ClassVar[Mapping[str, Any]]
+    chance_loss: ClassVar[float | None] = None  # of a model that knows nothing, where the task has such a level
 
     def __init__(self, config: C, encoder: Encoder) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ so that interpolation betrays nothing, and a circular mask hides corners and mos
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -50,6 +51,8 @@ class Rotation(Method[RotationConfig]):
         "weight_decay": 5e-4,
         "betas": (0.9, 0.999),
     }
+
+    chance_loss: ClassVar[float | None] = log(TURNS)
 
     def __init__(self, config: RotationConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)

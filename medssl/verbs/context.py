@@ -12,10 +12,10 @@ from medssl.core.errors import EncoderError
 from medssl.models.build import load_encoder
 from medssl.models.encoders.base import Encoder
 from medssl.pool.pool import Pool
-from medssl.study import Study
+from medssl.study import Recipe, Study
 from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
-from medssl.tracking.records import RunRecord, read_runs
+from medssl.tracking.records import RunRecord, latest, read_runs
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,19 @@ def running(
     kind: str,
     fingerprints: Mapping[str, str],
     parents: Mapping[str, str] | None = None,
+    *,
+    recipe: Recipe | None = None,
     resumed: Path | None = None,
 ) -> Iterator[Journal]:
-    """Open a journalled run that MLflow follows; it always says how it ended."""
+    """Open a journalled run that MLflow follows; it always says how it ended.
+
+    Its parameters are the resolved study, with ``recipe`` (a pretext's) in the place of the study's own.
+    """
     if resumed is None:
-        links: dict[str, Any] = {"fingerprints": fingerprints, "parents": parents or {}}
-        journal = Journal.start(study.workspace, kind, study.name, study.data(), **links)
+        params = study.data() | (recipe.data() if type(recipe) is Recipe else {})
+        came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
+        linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
+        journal = Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)
     else:
         journal = Journal.resume(resumed)
     with sink(study).following(journal), journal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from medssl.verbs.select import select
 STUDY = Path(__file__).with_name("demo.yaml")
 
 
-def demo(out: Path, *, patients: int = 240) -> Result:
+def demo(out: Path, *, patients: int = 240, overrides: Sequence[str] = ()) -> Result:
     """Synthesise an export in ``out`` and take every step on it; the phantom's own answers play the annotator.
 
     Raises:
@@ -39,7 +39,7 @@ def demo(out: Path, *, patients: int = 240) -> Result:
     if out.exists() and any(out.iterdir()):
         raise MedsslError(f"{out} is not empty; remove it or name another folder with --out")
     start = time.perf_counter()
-    study = _study(out)
+    study = _study(out, overrides)
     key, linkage = out / "site.key", out / "linkage.csv"
     Key.create(key)
     told = Narrator()
@@ -64,14 +64,14 @@ def demo(out: Path, *, patients: int = 240) -> Result:
     return Result({k: str(v) for k, v in facts.items()}, (_summary(study, out, facts),))
 
 
-def _study(out: Path) -> Study:
+def _study(out: Path, overrides: Sequence[str]) -> Study:
     """Write the demo's study into ``out`` with its own paths, and load it from there."""
     text = STUDY.read_text(encoding="utf-8").replace(
         "pool: pool", f"name: demo\npool: {out / 'pool'}\nworkspace: {out}"
     )
     with atomic(out / "study.yaml") as partial:
         partial.write_text(text, encoding="utf-8")
-    return load_study(out / "study.yaml")
+    return load_study(out / "study.yaml", overrides)
 
 
 def fill(worklist: Path, answers: Path, out: Path, task: str) -> Path:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import polars as pl
+
+from medssl.core.errors import MedsslError
 from medssl.core.files import write_json
-from medssl.core.progress import stderr
+from medssl.core.progress import stages, stderr
 from medssl.ingest.ingest import ingest as fill
 from medssl.ingest.labels import LabelFile
 from medssl.ingest.report import IngestReport
 from medssl.pool.key import Key
-from medssl.pool.pool import Pool, PoolInfo
+from medssl.pool.pool import Pool
 from medssl.tracking.journal import Journal
 from medssl.verbs.pool import tables
 from medssl.verbs.result import OK, QUARANTINED, Result
@@ -37,13 +41,19 @@ def ingest(
     label_file = LabelFile.read(labels, tasks) if labels else None
     is_new = not (pool_folder / "pool.json").exists()
     pool = Pool.create(pool_folder, key) if is_new else Pool.open(pool_folder, key)
-    report = fill(sources, pool, key, labels=label_file, workers=workers, linkage=linkage)
+    try:
+        with stages() as progress:
+            report = fill(sources, pool, key, labels=label_file, workers=workers, linkage=linkage, progress=progress)
+    except MedsslError:
+        if is_new and not Pool.open(pool_folder).instances.height:
+            shutil.rmtree(pool_folder)  # nothing was ingested: leave nothing behind
+        raise
     pool = Pool.open(pool_folder)
     counted = pool.info()
     settings = {"sources": len(sources), "workers": workers, "labels": labels is not None}
     prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
     with Journal.start(workspace, "ingest", pool_folder.name, settings, fingerprints=prints) as journal:
-        write_json(journal.folder / "pool_info.json", summary(counted))
+        write_json(journal.folder / "pool_info.json", summary(pool))
         journal.artifact(journal.folder / "pool_info.json")
         journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": report.seconds})
     for file in report.quarantined:
@@ -51,22 +61,25 @@ def ingest(
     made = ("made a key for this site in ~/.config/medssl/key: keep it, it belongs to the pool",) if key.created else ()
     next_step = "next: medssl pretrain STUDY.yaml"
     code = QUARANTINED if report.quarantined else OK
-    return Result({"run": journal.id, **summary(counted)}, (*tables(counted), *made, _said(report), next_step), code)
+    return Result({"run": journal.id, **summary(pool)}, (*tables(counted), *made, _said(report), next_step), code)
 
 
-def summary(counted: PoolInfo) -> dict[str, object]:
+def summary(pool: Pool) -> dict[str, object]:
     """Return what a pool holds as plain JSON: counts by role and modality, outcomes, labels, fingerprints."""
-    by_role: dict[str, dict[str, int]] = {"patients": {}, "studies": {}, "volumes": {}}
-    modalities: dict[str, int] = {}
-    for amount in counted.amounts:
-        for what, counts in by_role.items():
-            counts[amount.role] = counts.get(amount.role, 0) + getattr(amount, what)
-        name = amount.modality or "unknown"
-        modalities[name] = modalities.get(name, 0) + amount.volumes
-    outcomes = [{"outcome": o.outcome, "reason": o.reason, "count": o.files} for o in counted.outcomes]
-    labels = [asdict(label) for label in counted.labels]
-    rest = {"modalities": modalities, "outcomes": outcomes, "labels": labels, "files": counted.files}
-    return {**by_role, **rest, "fingerprint": counted.fingerprints.images}
+    counted, volumes = pool.info(), pool.catalog.volumes
+    people, studies = pl.col("patient").n_unique(), pl.col("study").n_unique()
+    by_role = volumes.group_by("role").agg(
+        people.alias("patients"), studies.alias("studies"), pl.len().alias("volumes")
+    )
+    modalities = volumes.group_by(pl.col("modality").fill_null("unknown")).len().sort("modality")
+    return {
+        **{what: dict(by_role.select("role", what).sort("role").iter_rows()) for what in by_role.columns[1:]},
+        "modalities": dict(modalities.iter_rows()),
+        "outcomes": [{"outcome": o.outcome, "reason": o.reason, "count": o.files} for o in counted.outcomes],
+        "labels": [asdict(label) for label in counted.labels],
+        "files": counted.files,
+        "fingerprint": counted.fingerprints.images,
+    }
 
 
 def _said(report: IngestReport) -> str:

@@ -71,7 +71,7 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
     fingerprint = study.pretraining(pool.fingerprints.images, recipe)
     stopped = _unfinished(study, kind) if resume else None
     prints = marks(pool, pretraining=fingerprint)
-    with running(study, kind, prints, resumed=stopped.folder if stopped else None) as journal:
+    with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
         method = make_method(recipe, dev, study.seed)
         feed = _feed(recipe, dev, study.seed)
         monitor = RepresentationMonitor(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from medssl.core.errors import SelectionError
 from medssl.core.keys import generator
+from medssl.core.progress import stderr
 from medssl.core.types import Role, Signal
 from medssl.data.loader import Prepared
 from medssl.data.prepare import prepare
@@ -34,6 +35,7 @@ from medssl.verbs.context import find_encoder, marks, running
 from medssl.verbs.pretrain import fit, load_method
 from medssl.verbs.result import Result
 
+SOLVED = 1e-4  # a pretext loss below this says nothing about the image
 SHEET = 48  # studies on the contact sheet
 
 
@@ -141,7 +143,21 @@ def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float6
         method, run_id = made.method, made.run
     else:
         method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
-    return pretext_losses(method, data, device_for(), study.seed), run_id, fingerprint
+    losses = pretext_losses(method, data, device_for(), study.seed)
+    doubt = doubt_about(losses, method.chance_loss)
+    if doubt:
+        stderr.print(f"[yellow]pretext {recipe.method.name}: {doubt}[/]", highlight=False)
+    return losses, run_id, fingerprint
+
+
+def doubt_about(losses: NDArray[np.float64], chance: float | None) -> str | None:
+    """Say why a ranking by these losses means little, or None: the pretext task was not learned, or is solved."""
+    mean, solved = float(losses.mean()), float((losses < SOLVED).mean())
+    if chance is not None and mean > 0.95 * chance:
+        return f"mean loss {mean:.3f} is at chance ({chance:.3f}); the ranking is noise, train the pretext model longer"
+    if solved > 0.5:
+        return f"{solved:.0%} of the losses are below {SOLVED}; the task is solved and most ranks are noise"
+    return None
 
 
 def _probabilities(study: Study, pool: Pool, data: Prepared, task: str) -> tuple[NDArray[np.float64], str, str]:
@@ -177,7 +193,9 @@ def _digests(pool: Pool, data: Prepared) -> list[str]:
 
 
 def _blank(data: Prepared) -> list[bool]:
-    return [bool(np.ptp(data.reader.read(row)) == 0) for row in range(len(data))]
+    """Say which dev volumes have one value throughout; held-out ones are not even read."""
+    roles = data.catalog.volumes["role"]
+    return [role == Role.DEV and bool(np.ptp(data.reader.read(row)) == 0) for row, role in enumerate(roles)]
 
 
 def _check_left(guarded: Candidates, budget: int) -> None:
