@@ -108,6 +108,15 @@ def normalise(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfi
     return scaled.astype(np.float32)
 
 
+def picture(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfig) -> NDArray[np.float32]:
+    """Return what a person looks at: ``Y X`` or ``Y X C`` in [0, 1], full resolution, middle slice of a stack."""
+    channels = 3 if row["axes"].endswith("C") else 1
+    image = normalise(voxels, row, config.model_copy(update={"channels": channels}))  # C *S
+    while image.ndim > 3:
+        image = image[:, image.shape[1] // 2]
+    return np.moveaxis(image, 0, -1) if channels == 3 else image[0]
+
+
 def intensity_range(tissue: NDArray[np.float32], row: Mapping[str, Any], config: PrepareConfig) -> tuple[float, float]:
     """Return what maps to 0 and 1: HU window, VOI window (PS3.3 C.11.2.1.2, linear), or percentiles."""
     if row["units"] == "HU":

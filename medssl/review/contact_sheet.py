@@ -73,6 +73,13 @@ def worklist_page(listed: Sequence[Listed], out: Path, title: str) -> Path:
     return out
 
 
+def preview(image: NDArray[Any], out: Path) -> Path:
+    """Write one image (``Y X`` or ``Y X C`` in [0, 1]) as a PNG at its own resolution."""
+    with atomic(out) as partial:
+        _picture(image, max(image.shape[:2])).save(partial, "PNG")
+    return out
+
+
 def _picture(image: NDArray[Any], side: int) -> Image.Image:
     """Return ``image`` scaled so that its longer side is ``side`` pixels."""
     levels = np.nan_to_num(np.clip(image, 0, 1) * 255).round().astype(np.uint8)
@@ -84,5 +91,5 @@ def _picture(image: NDArray[Any], side: int) -> Image.Image:
 
 def _png(picture: Image.Image) -> bytes:
     content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
+    picture.save(content, "PNG")
     return content.getvalue()

@@ -27,6 +27,12 @@ from medssl.verbs.result import Result
 from medssl.verbs.review import review
 from medssl.verbs.select import select
 
+MEANING = {
+    "go": "The encoder earned its place on these images; whether it does on yours, only `medssl evaluate` can say.",
+    "no_go": "A minute on a few hundred images made no encoder worth having, and the gate said so: that is its work.\n"
+    "The classifier was fine-tuned all the same, by explicit override, so that every step could be shown.",
+    "undecided": "So few test patients cannot settle it: the gate says so instead of guessing.",
+}
 STUDY = Path(__file__).with_name("demo.yaml")
 
 
@@ -117,6 +123,8 @@ def _summary(study: Study, out: Path, facts: Mapping[str, Any]) -> Panel:
         f"worklist    {facts['worklist']}",
         f"model       {facts['model']}",
         f"MLflow      mlflow ui --backend-store-uri sqlite:///{study.workspace / 'mlflow.db'}",
+        "",
+        MEANING[str(facts["verdict"])],
         "",
         "[bold]next[/]",
         f"  medssl select-for-labeling {out / 'study.yaml'}        round 1, now with a task model",

@@ -46,8 +46,9 @@ def evaluate(study: Study, *, task: str | None = None, encoder: str | None = Non
         }
         journal.finish(summary={**facts, **scores})
     lines = (f"[bold]gate: {verdict.decision}[/]", *(f"  {reason}" for reason in verdict.reasons))
+    tables = (_table(measured, journal.id),) if measured.systems else ()
     code = NO_GO if verdict.decision is Decision.NO_GO else OK
-    return Result({"run": journal.id, **measured.to_json()}, (_table(measured, journal.id), *lines), code)
+    return Result({"run": journal.id, **measured.to_json()}, (*tables, *lines), code)
 
 
 def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> Evaluation:

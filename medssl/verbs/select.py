@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from medssl.core.keys import generator
 from medssl.core.progress import stderr
 from medssl.core.types import Role, Signal
 from medssl.data.loader import Prepared
-from medssl.data.prepare import prepare
+from medssl.data.prepare import picture, prepare
 from medssl.engine.loop import device_for
 from medssl.engine.scoring import embed, pretext_losses
 from medssl.finetune.classify import load_classifier
 from medssl.pool.pool import Pool
-from medssl.review.contact_sheet import Listed, contact_sheet, worklist_page
+from medssl.review.contact_sheet import Listed, contact_sheet, preview, worklist_page
 from medssl.selection.aggregate import by_study
 from medssl.selection.guards import Candidates, candidates
 from medssl.selection.pilot import PilotStudy, pilot
@@ -74,7 +75,7 @@ def select(study: Study, *, task: str | None = None, linkage: Path | None = None
     with running(study, "select", prints, signals.parents) as journal:
         ranking = _rank(study, data, guarded, signals, strategy, rounds, number)
         worklist = Worklist(name, tuple(_rows(study, pool, data, drawn, ranking, signals.model)))
-        folder = rounds.open(worklist, ranking.frozen, lambda place: _illustrate(data, worklist, place, number))
+        folder = rounds.open(worklist, ranking.frozen, lambda place: _illustrate(study, pool, worklist, place, number))
         for made in ("worklist.csv", "contact_sheet.png"):
             journal.artifact(folder / made)
         left_out = [{"study": e.study, "reason": e.reason} for e in guarded.excluded]
@@ -221,16 +222,16 @@ def _rows(
     ]
 
 
-def _illustrate(data: Prepared, worklist: Worklist, folder: Path, number: int) -> None:
-    """Write a preview a study, the contact sheet and the annotators' page."""
-    first = data.catalog.volumes.with_row_index("row").unique("study", keep="first", maintain_order=True)
-    row = dict(first.select("study", "row").iter_rows())
+def _illustrate(study: Study, pool: Pool, worklist: Worklist, folder: Path, number: int) -> None:
+    """Write a preview a study at the scan's own resolution, the contact sheet and the annotators' page."""
+    first = pool.catalog.volumes.with_row_index("row").unique("study", keep="first", maintain_order=True)
+    volume, reader = {r["study"]: r for r in first.iter_rows(named=True)}, pool.reader()
     listed = []
     for one in worklist.rows:
-        image = data.reader.read(row[one.study]).astype(np.float32)  # C Y X
-        image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+        row = volume[one.study]
+        image = picture(reader.read(row["row"]), row, study.prepare)
         listed.append(Listed(one.rank, one.study, image, one.reason, one.score))
-        contact_sheet([image], [f"{one.rank}"], folder / one.preview)
+        preview(image, folder / one.preview)
     shown = listed[:SHEET]
     captions = [f"{entry.rank} · {entry.study[:8]}" for entry in shown]
     contact_sheet([entry.image for entry in shown], captions, folder / "contact_sheet.png")
@@ -252,7 +253,9 @@ def _said(worklist: Worklist, drawn: Sequence[PilotStudy], guarded: Candidates, 
         f"round {folder.name}: {num_picked} dev studies picked, {len(drawn)} drawn at random as a pilot to measure with"
     ]
     if guarded.excluded:
-        counts = pl.Series([e.reason.split(" study ")[0] for e in guarded.excluded]).value_counts(sort=True)
+        counts = pl.Series([re.sub(r" study .*", " another study", e.reason) for e in guarded.excluded]).value_counts(
+            sort=True
+        )
         lines.append("left out: " + ", ".join(f"{num} {reason}" for reason, num in counts.iter_rows()))
     lines.append(f"worklist {table}, pictures {folder / 'contact_sheet.html'}")
     lines.append(f"next: fill in the column {worklist.task}, then medssl import-labels")
