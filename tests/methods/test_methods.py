@@ -1,5 +1,7 @@
 """The contract that every method keeps, found by its file; then what is special to each."""
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,13 @@ def test_a_method_says_what_it_is_and_is_trainable(name: str) -> None:
     assert method.__doc__
     assert isinstance(build(name), Trainable)
     assert isinstance(method.batch_coupled, bool)
+
+
+def test_a_method_knows_no_other_method(name: str) -> None:
+    source = Path(str(METHODS.load(name).__module__).replace(".", "/") + ".py")
+    tree = ast.parse((Path(__file__).parents[2] / source).read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {m for m in imported if m and m.startswith("medssl.methods")} == {"medssl.methods.base"}
 
 
 def test_the_loss_is_finite_scalar_and_reaches_every_parameter(name: str) -> None:
