@@ -132,6 +132,12 @@ class TrackingConfig(Config):
     experiment: str | None = None
 
 
+def _named_tasks(value: Any) -> Any:
+    if value is not None and not isinstance(value, Mapping):
+        raise StudyError(f"tasks: expected names and settings, e.g. {{pneumonia: {{}}}}, got {value!r}")
+    return {name: settings or {} for name, settings in (value or {}).items()}
+
+
 class Study(Recipe):
     """One experiment. Relative paths are below the current folder."""
 
@@ -142,7 +148,7 @@ class Study(Recipe):
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
-    tasks: Annotated[dict[str, ClassifyConfig], BeforeValidator(lambda v: {k: t or {} for k, t in (v or {}).items()})]
+    tasks: Annotated[dict[str, ClassifyConfig], BeforeValidator(_named_tasks)]
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @model_validator(mode="after")
@@ -166,6 +172,8 @@ class Study(Recipe):
         """
         if asked is None and len(self.tasks) == 1:
             return next(iter(self.tasks))
+        if asked is None and self.tasks:
+            raise StudyError(f"the study has several tasks ({', '.join(sorted(self.tasks))}); choose with --task")
         if asked not in self.tasks:
             known = ", ".join(sorted(self.tasks)) or "none"
             raise StudyError(f"task: {asked!r} is not one of the study's tasks: {known}; choose with --task")
@@ -174,7 +182,7 @@ class Study(Recipe):
     def pretraining(self, images: str, recipe: Recipe | None = None) -> str:
         """Return the fingerprint of a pretraining: pool images, preparation, recipe, seed."""
         chosen = recipe or self
-        parts = chosen.encoder.data(), chosen.method.data(), chosen.loop.data()
+        parts = chosen.encoder.data(), chosen.method.data(), chosen.loop.shaping()
         return fingerprint(images, self.prepare.data(), *parts, self.seed)
 
 
@@ -214,5 +222,8 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
             if not isinstance(inner, dict):
                 raise StudyError(f"override {text!r}: {section!r} holds {inner!r}, not keys and values")
             here = inner
-        here[last] = yaml.safe_load(value)
+        try:
+            here[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise StudyError(f"override {text!r}: {value!r} is not a YAML value") from None
     return changed

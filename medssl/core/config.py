@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -57,9 +57,18 @@ def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str
     return text + (f" (and {len(rest)} more)" if rest else "")
 
 
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in get_args(annotation)
+
+
+def _values_of(annotation: Any) -> Any:
+    return next((t for t in get_args(annotation) if hasattr(t, "model_fields")), None)
+
+
 def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
     here: Any = model
     for part in loc:
-        field = getattr(here, "model_fields", {}).get(part)
-        here = field.annotation if field is not None else None
+        fields = getattr(here, "model_fields", None)
+        here = fields[part].annotation if fields and part in fields else _values_of(here)
+        here = next((t for t in get_args(here) if hasattr(t, "model_fields")), here) if _is_optional(here) else here
     return list(getattr(here, "model_fields", {}))

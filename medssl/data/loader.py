@@ -82,7 +82,7 @@ class Batches(Dataset[tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.i
 
 @dataclass(frozen=True)
 class TrainingFeed:
-    """Batches of keyed views for the engine, an epoch's plan at a time; ``targets`` ``N`` class indices or None."""
+    """Batches of keyed views for the engine; ``targets`` ``N`` class indices or None."""
 
     data: Prepared
     recipe: ViewRecipe
@@ -100,7 +100,13 @@ class TrainingFeed:
         plan = list(self.sampler.micro_batches(first, total))
         source = Batches(self.data.reader, self.data.keys, plan, len(self.recipe.views), self.sampler.seed)
         context = "forkserver" if self.workers else None
-        loader = DataLoader(source, batch_size=None, num_workers=self.workers, multiprocessing_context=context)
+        loader = DataLoader(
+            source,
+            batch_size=None,
+            num_workers=self.workers,
+            multiprocessing_context=context,
+            generator=torch.Generator(),
+        )
         waiting: list[Views] = []
         for index, (images, keys, rows, step) in enumerate(loader):
             waiting.append(self._views(images, keys, rows))

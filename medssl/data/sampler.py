@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Sampler:
         """Return the epoch of optimiser step ``step`` and the rows of its micro-batches."""
         epoch, offset = divmod(step, self.steps_per_epoch)
         size = self.batch_size * self.accumulate
-        rows = permutation(self.num, self.seed, epoch)[offset * size : (offset + 1) * size]
+        rows = _order(self.num, self.seed, epoch)[offset * size : (offset + 1) * size]
         return epoch, [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
     def micro_batches(self, first: int, total: int) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
@@ -42,3 +43,8 @@ class Sampler:
             epoch, batches = self.step(step)
             for rows in batches:
                 yield step, epoch, rows
+
+
+@lru_cache(maxsize=2)
+def _order(num: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return permutation(num, seed, epoch)

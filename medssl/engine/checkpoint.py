@@ -19,13 +19,14 @@ NAME = "checkpoint.pt"
 def save(
     folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, identity: Mapping[str, Any]
 ) -> None:
-    """Write model, optimiser, step and torch's generators; ``identity`` is flat JSON that a resume must match."""
+    """Write model, optimiser and step; ``identity`` is flat JSON that a resume must match.
+
+    There is no generator to save: the loop keys it by seed and step.
+    """
     state = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
-        "rng": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "identity": dict(identity),
     }
     with atomic(folder / NAME) as partial:
@@ -49,9 +50,6 @@ def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ident
         )
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["rng"])
-    if state["rng_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng_cuda"])
     return int(state["step"])
 
 

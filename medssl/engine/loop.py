@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress, StepOutput, Trainable, Views
 from medssl.core.errors import Preempted, TrainingError
+from medssl.core.keys import hash_words
 from medssl.core.progress import bar, stderr
 from medssl.engine import checkpoint
 from medssl.engine.monitors import Monitor
@@ -53,7 +54,8 @@ class Metrics(Protocol):
 class Session:
     """Where one training run keeps its state and says what it does.
 
-    ``identity`` is what a resume must find unchanged; ``stop_after`` ends early as if pre-empted (for drills).
+    ``identity`` is what a resume must find unchanged; ``volumes`` names the feed's rows in notes; ``hint`` says how to
+    go on after a stop; ``stop_after`` ends early as if pre-empted (for drills).
     """
 
     folder: Path
@@ -62,6 +64,9 @@ class Session:
     monitors: Sequence[Monitor] = ()
     resume: bool = False
     stop_after: int | None = None
+    seed: int = 0
+    volumes: Sequence[str] = ()
+    hint: str = "go on with --resume"
     description: str = "train"
 
 
@@ -89,7 +94,8 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
         for step in range(first, total):
             micro = meter.fetch(batches, device)
             rate = learning_rate(step, total, config)
-            output = optimise(model, optimiser, micro, Progress(step, total), rate, config, device)
+            with keyed_generator(device, session.seed, step):
+                output = optimise(model, optimiser, micro, Progress(step, total), rate, config, device)
             failures = 0 if output is not None else failures + 1
             progress = Progress(step + 1, total, (step + 1) // feed.steps_per_epoch)
             if output is None:
@@ -103,7 +109,7 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
             if last or asked or (step + 1) % (config.checkpoint_epochs * feed.steps_per_epoch) == 0:
                 checkpoint.save(session.folder, model, optimiser, step + 1, session.identity)
             if asked and not last:
-                raise Preempted(f"stopped at step {step + 1} of {total} with a checkpoint; go on with --resume")
+                raise Preempted(f"stopped at step {step + 1} of {total} with a checkpoint; {session.hint}")
     return progress
 
 
@@ -119,6 +125,7 @@ def optimise(
     """Take one optimiser step over its micro-batches; return the mean output, or None (no step) if it is not finite."""
     weights = [model.normaliser(batch) for batch in micro]
     total = torch.stack(weights).sum()
+    buffers = [buffer.clone() for buffer in model.buffers()]
     loss, figures = torch.zeros((), device=device), dict[str, Tensor]()
     optimiser.zero_grad(set_to_none=True)
     for batch, weight in zip(micro, weights, strict=True):
@@ -134,6 +141,8 @@ def optimise(
     params = [p for group in optimiser.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, config.clip_norm or float("inf"))
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # batch-norm statistics saw the bad batch
         return None
     optimiser.step()
     return StepOutput(loss, {**figures, "gradient_norm": norm})
@@ -142,7 +151,8 @@ def optimise(
 def skip(session: Session, micro: list[Views], step: int, failures: int) -> None:
     """Note a batch whose loss or gradient was not finite; give up after several in a row."""
     rows = torch.cat([batch.volume for batch in micro]).tolist()
-    session.journal.note(f"step {step}: loss or gradient not finite, step skipped; catalog rows {rows}")
+    names = [session.volumes[row] for row in rows] if session.volumes else rows
+    session.journal.note(f"step {step}: loss or gradient not finite, step skipped; volumes {names}")
     if failures >= NON_FINITE_LIMIT:
         raise TrainingError(
             f"loss or gradient not finite in {failures} steps in a row, up to {step}; lower loop.lr or set clip_norm"
@@ -199,6 +209,14 @@ class Meter:
         """Return the last means as one short line."""
         shown = {"loss": "{:.4f}", "images_per_second": "{:.0f} images/s", "data_wait": "wait {:.2f}"}
         return " · ".join(form.format(self._last[name]) for name, form in shown.items() if name in self._last)
+
+
+@contextmanager
+def keyed_generator(device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """Give drop-path and the like a generator that depends on seed and step alone, and put the old one back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(hash_words("step", seed, step) & (2**63 - 1))
+        yield
 
 
 @contextmanager

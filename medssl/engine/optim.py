@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -28,6 +28,10 @@ class LoopConfig(Config):
     workers: Annotated[int, Ge(0)] = 0
     log_steps: Annotated[int, Gt(0)] = 10
     checkpoint_epochs: Annotated[int, Gt(0)] = 5
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that can change a result: all but those of speed and bookkeeping."""
+        return {k: v for k, v in self.data().items() if k not in ("workers", "log_steps", "checkpoint_epochs")}
 
 
 def build_optimiser(groups: list[ParamGroup], config: LoopConfig) -> torch.optim.Optimizer:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,6 +27,8 @@ from medssl.models.build import load_encoder, save_encoder
 from medssl.models.encoders.base import Encoder
 from medssl.models.heads import linear_head
 
+LOOP_DEFAULTS = {"epochs": 30, "batch_size": 32, "lr": 1e-2, "weight_decay": 0.01}
+
 
 class ClassifyConfig(Config):
     """A classification task. ``frozen`` trains the head alone; else the encoder learns at ``encoder_lr_scale`` × lr."""
@@ -35,9 +37,14 @@ class ClassifyConfig(Config):
     encoder_lr_scale: Annotated[float, Ge(0)] = 0.1
     balance: bool = True
     crop_scale: tuple[float, float] = (0.7, 1.0)
-    flip: Annotated[float, Ge(0)] = 0.0
+    flip: Annotated[float, Ge(0), Le(1)] = 0.0
     contrast: Annotated[float, Ge(0)] = 0.2
-    loop: LoopConfig = Field(default_factory=lambda: LoopConfig(epochs=30, batch_size=32, lr=1e-2, weight_decay=0.01))
+    loop: LoopConfig = Field(default_factory=lambda: LoopConfig.parse(LOOP_DEFAULTS))
+
+    @field_validator("loop", mode="before")
+    @classmethod
+    def _few_label_defaults(cls, loop: Any) -> Any:
+        return {**LOOP_DEFAULTS, **loop} if isinstance(loop, Mapping) else loop
 
     @property
     def views(self) -> ViewRecipe:

@@ -69,7 +69,7 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
     if not len(dev):
         raise PoolError(f"{pool.path}: no volume of a dev patient to train on; ingest more patients")
     fingerprint = study.pretraining(pool.fingerprints.images, recipe)
-    stopped = _unfinished(study, kind) if resume else None
+    stopped = _unfinished(study, kind, fingerprint) if resume else None
     prints = marks(pool, pretraining=fingerprint)
     with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
         method = make_method(recipe, dev, study.seed)
@@ -86,7 +86,10 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
             journal=journal,
             identity=_identity(study, recipe, pool),
             monitors=[monitor],
-            resume=stopped is not None and (stopped.folder / checkpoint.NAME).is_file(),
+            resume=stopped is not None,
+            seed=study.seed,
+            volumes=dev.catalog.volumes["volume"].to_list(),
+            hint="go on with --resume" if kind == "pretrain" else "run the verb again",
             description=f"{kind} {recipe.method.name}",
         )
         train(method, feed, recipe.loop, session, device_for())
@@ -136,15 +139,19 @@ def _floors(study: Study) -> dict[str, float]:
 
 
 def _identity(study: Study, recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    parts = {name: getattr(recipe, name).data() for name in ("encoder", "method", "loop")}
+    parts = {name: getattr(recipe, name).data() for name in ("encoder", "method")}
+    parts["loop"] = recipe.loop.shaping()
     whole = {**parts, "prepare": study.prepare.data(), "seed": study.seed, "pool.images": pool.fingerprints.images}
-    return {key: value for key, value in flat(whole).items() if key != "loop.workers"}
+    return flat(whole)
 
 
-def _unfinished(study: Study, kind: str) -> RunRecord:
-    runs = [r for r in read_runs(study.workspace) if r.kind == kind and r.study == study.name]
-    if not runs or runs[-1].status == "finished":
+def _unfinished(study: Study, kind: str, fingerprint: str) -> RunRecord:
+    """Return the latest stopped run with a checkpoint, of this very pretraining if there is one."""
+    runs = [r for r in read_runs(study.workspace) if (r.kind, r.study) == (kind, study.name) and r.status != "finished"]
+    runs = [r for r in runs if (r.folder / checkpoint.NAME).is_file()]
+    own = [r for r in runs if r.fingerprints.get("pretraining") == fingerprint]
+    if not runs:
         raise TrainingError(
-            f"--resume: no unfinished {kind} run of study {study.name} in {study.workspace}; leave it out"
+            f"--resume: no unfinished {kind} run of study {study.name} with a checkpoint in {study.workspace}; leave it out"
         )
-    return runs[-1]
+    return (own or runs)[-1]

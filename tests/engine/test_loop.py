@@ -102,12 +102,12 @@ MODELS = {
 def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(model: str, optimiser: str, tmp_path: Path) -> None:
     config = LoopConfig(epochs=5, batch_size=6, optimiser=optimiser, lr=1e-2, log_steps=1)  # 20 steps
     whole, halves, journal = MODELS[model](), MODELS[model](), Memory()
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # whatever the global generator holds, the loop's own is keyed by seed and step
     train(whole, Images(6), config, Session(tmp_path / "whole", Memory()), CPU)
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     with pytest.raises(Preempted, match="stopped at step 10 of 20"):
         train(halves, Images(6), config, Session(tmp_path / "halves", journal, stop_after=10), CPU)
-    torch.manual_seed(99)
+    torch.manual_seed(3)
     restarted = MODELS[model]()
     train(restarted, Images(6), config, Session(tmp_path / "halves", journal, resume=True), CPU)
     for (name, one), two in zip(whole.state_dict().items(), restarted.state_dict().values(), strict=True):
@@ -179,8 +179,15 @@ def test_non_finite_losses_are_skipped_noted_and_in_the_end_fatal(tmp_path: Path
     with pytest.raises(TrainingError, match="not finite in 5 steps in a row"):
         train(model, Images(6, poison=2), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, journal), CPU)
     assert len(journal.notes) == 5
-    assert "catalog rows" in journal.notes[0]
+    assert "volumes [" in journal.notes[0]
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_skipped_step_leaves_batch_norm_as_it_was(tmp_path: Path) -> None:
+    model = MODELS["rotation on a CNN with batch norm"]()
+    with pytest.raises(TrainingError):
+        train(model, Images(6, poison=1), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, Memory()), CPU)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
 def test_the_schedule_warms_up_peaks_at_the_scaled_rate_and_ends_near_zero() -> None:
