@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from medssl.core.errors import MedsslError
 
@@ -53,7 +54,7 @@ def _call(verb: str, *args: Any, as_json: bool, **kwargs: Any) -> None:
     else:
         console = Console(soft_wrap=True)
         for part in result.shown:
-            console.print(part, highlight=False)
+            console.print(part, highlight=False, markup=False)
     raise typer.Exit(result.exit_code)
 
 
@@ -75,10 +76,14 @@ def ingest(
     workers: Annotated[int, typer.Option(min=1, help="processes; the pool is the same for any number")] = 1,
     key: KeyFile = None,
     linkage: Linkage = None,
+    workspace: Annotated[Path, typer.Option(metavar="DIR", help="the study's, where the run is journalled")] = Path(
+        "workspace"
+    ),
     json: Json = False,
 ) -> None:
     """DICOM into a pool: every file accounted for, nothing identifying inside."""
     options = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key, "linkage": linkage}
+    options["workspace"] = workspace
     _call("ingest:ingest", sources, pool, as_json=json, **options)
 
 
@@ -220,5 +225,5 @@ def main() -> None:
         app()
     except MedsslError as error:
         text = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {text}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), text), highlight=False)
         raise SystemExit(error.exit_code) from None

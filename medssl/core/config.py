@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from medssl.core.errors import StudyError
 from medssl.core.plugins import did_you_mean
+
+
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if not span[0] <= span[1]:
+        raise ValueError("two fractions in order")
+    return span
+
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+Span = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)]
 
 
 class Config(BaseModel):

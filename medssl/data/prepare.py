@@ -14,21 +14,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import polars as pl
 import torch
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Gt, Len
 from numpy.typing import NDArray
 
-from medssl.core.config import Config, fingerprint
+from medssl.core.config import Config, Span, fingerprint
 from medssl.core.errors import PoolError
+from medssl.core.files import read_json, write_json
 from medssl.core.progress import bar
 from medssl.core.types import Geometry
 from medssl.data.loader import Prepared
 from medssl.pool.catalog import VOLUMES, Catalog
 from medssl.pool.pool import Pool
-from medssl.pool.shards import ShardWriter, VolumeReader
+from medssl.pool.shards import ShardWriter, VolumeReader, shard_path
 from medssl.pool.store import Store
 
 SHARD_BYTES = 512 * 2**20
-Fraction = Annotated[float, Ge(0), Le(1)]
 
 
 class PrepareConfig(Config):
@@ -41,7 +41,7 @@ class PrepareConfig(Config):
     channels: Literal[1, 3] = 1
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     window: Literal["percentiles", "voi"] = "percentiles"
-    percentiles: tuple[Fraction, Fraction] = (0.005, 0.995)
+    percentiles: Span = (0.005, 0.995)
     aspect: Literal["pad", "stretch"] = "pad"
 
     @property
@@ -60,8 +60,30 @@ def prepare(pool: Pool, config: PrepareConfig) -> Prepared:
         CorruptShard: a stored volume differs from its checksum; nothing is prepared.
     """
     folder = pool.path / "prepared" / fingerprint(config.data(), pool.fingerprints.images)
+    expect_sources(pool)
     store = Store.build(folder, lambda shards: _write(pool, config, shards))
     return Prepared(folder / "shards", Catalog(store.volumes, pool.catalog.labels), config.geometry)
+
+
+def expect_sources(pool: Pool) -> None:
+    """Check the members of every shard that is new or was touched since the last look, so that damage stops training.
+
+    Raises:
+        CorruptShard: stored bytes differ from their checksum, or a shard is missing.
+    """
+    record = pool.path / "prepared" / "sources.json"
+    now = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(pool.shards.glob("*.tar"))}
+    before = read_json(record) if record.is_file() else {}
+    if now == before:
+        return
+    reader = pool.reader()
+    with bar("checksums", len(reader)) as shown:
+        for row, shard in enumerate(pool.catalog.volumes["shard"]):
+            name = shard_path(pool.shards, shard).name
+            if name not in now or before.get(name) != now[name]:
+                reader.check(row)
+            shown.advance()
+    write_json(record, now)
 
 
 def _write(pool: Pool, config: PrepareConfig, shards: Path) -> pl.DataFrame:

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le
+from annotated_types import Ge
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl.core.batch import ParamGroup, Progress, StepOutput, Views, decay_groups
-from medssl.core.config import Config
+from medssl.core.config import Config, Fraction, Span
 from medssl.core.errors import EncoderError
 from medssl.core.files import atomic, read_json, write_json
 from medssl.data.loader import Prepared
@@ -36,8 +37,8 @@ class ClassifyConfig(Config):
     frozen: bool = False
     encoder_lr_scale: Annotated[float, Ge(0)] = 0.1
     balance: bool = True
-    crop_scale: tuple[float, float] = (0.7, 1.0)
-    flip: Annotated[float, Ge(0), Le(1)] = 0.0
+    crop_scale: Span = (0.7, 1.0)
+    flip: Fraction = 0.0
     contrast: Annotated[float, Ge(0)] = 0.2
     loop: LoopConfig = Field(default_factory=lambda: LoopConfig.parse(LOOP_DEFAULTS))
 
@@ -147,10 +148,14 @@ def load_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """
     if not (folder / "model.json").is_file():
         raise EncoderError(f"{folder}: no model.json there; name a run or a folder that `medssl finetune` wrote")
-    about: dict[str, Any] = read_json(folder / "model.json")
     encoder, _ = load_encoder(folder)
+    try:
+        about: dict[str, Any] = read_json(folder / "model.json")
+        head = load_file(folder / "head.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise EncoderError(f"{folder}: damaged ({type(error).__name__}); fine-tune again") from None
     config = ClassifyConfig.parse(about["fine_tuning"], "model.json")
     blank = torch.zeros(1, encoder.width), torch.ones(len(about["classes"]))
     model = Classifier(encoder, about["classes"], config, *blank)
-    model.load_state_dict({**model.state_dict(), **load_file(folder / "head.safetensors")})
+    model.load_state_dict({**model.state_dict(), **head})
     return model, about

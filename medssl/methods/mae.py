@@ -16,7 +16,8 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from medssl.core.batch import Views
-from medssl.core.config import Config
+from medssl.core.config import Config, Fraction, Span
+from medssl.core.errors import StudyError
 from medssl.core.keys import uniform
 from medssl.core.types import Family, Geometry, Need
 from medssl.data.views import Stream, View, ViewRecipe
@@ -35,8 +36,8 @@ class MaeConfig(Config):
     decoder_heads: Annotated[int, Gt(0)] = 4
     normalise_patches: bool = True
     variance_floor: Annotated[float, Gt(0)] = 1e-4
-    crop_scale: tuple[float, float] = (0.4, 1.0)
-    flip: float = 0.0
+    crop_scale: Span = (0.4, 1.0)
+    flip: Fraction = 0.0
 
 
 class Mae(Method[MaeConfig]):
@@ -62,6 +63,14 @@ class Mae(Method[MaeConfig]):
         self.decoder = TokenDecoder(encoder.grid, encoder.width, *size, voxels)
 
     @classmethod
+    def check(cls, config: MaeConfig, geometry: Geometry) -> None:
+        """The decoder's heads share its width evenly."""
+        if config.decoder_width % config.decoder_heads:
+            raise StudyError(
+                f"method.decoder_heads: {config.decoder_heads} does not divide decoder_width {config.decoder_width}"
+            )
+
+    @classmethod
     def views(cls, config: MaeConfig, geometry: Geometry) -> ViewRecipe:
         """One random resized crop, as in the paper."""
         return ViewRecipe((View(crop_scale=config.crop_scale, crop_ratio=4 / 3, flip=config.flip),))
@@ -84,6 +93,6 @@ class Mae(Method[MaeConfig]):
 
     def keep(self, keys: Tensor, num_tokens: int) -> Tensor:
         """Return the places of the kept tokens, ``B K``, drawn from the keys."""
-        num_keep = max(1, round(num_tokens * (1 - self.config.mask_ratio)))
+        num_keep = min(max(1, round(num_tokens * (1 - self.config.mask_ratio))), num_tokens - 1)
         order = uniform(keys, num_tokens, Stream.MASK).argsort(dim=1, stable=True)
         return order[:, :num_keep]

@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from medssl.core.batch import Views
-from medssl.core.config import Config
+from medssl.core.config import Config, Span
 from medssl.core.errors import StudyError
 from medssl.core.keys import uniform
 from medssl.core.types import Family, Geometry, Need
@@ -33,7 +33,7 @@ class RotationConfig(Config):
 
     epsilon_deg: Annotated[float, Ge(0), Le(20)] = 5.0
     mask_radius: Annotated[float, Gt(0), Le(1)] = 0.95
-    crop_scale: tuple[float, float] = (0.6, 1.0)
+    crop_scale: Span = (0.6, 1.0)
     contrast: Annotated[float, Ge(0), Le(1)] = 0.2
 
 

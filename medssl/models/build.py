@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medssl.core.config import Config
@@ -49,13 +50,16 @@ def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:
     """
     if not (folder / "encoder.json").is_file():
         raise EncoderError(f"{folder}: no encoder.json there; name a run or a folder that `medssl pretrain` wrote")
-    about: dict[str, Any] = read_json(folder / "encoder.json")
+    try:
+        about: dict[str, Any] = read_json(folder / "encoder.json")
+    except ValueError:
+        raise EncoderError(f"{folder}/encoder.json is damaged: not JSON") from None
     config = ENCODERS.load(about["name"]).config_class.parse(about["config"], "encoder")
     geometry = Geometry(tuple(about["geometry"]["shape"]), about["geometry"]["channels"])
     encoder = build_encoder(about["name"], config, geometry, seed=0)
     try:
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise EncoderError(
             f"{folder}/encoder.safetensors does not fit its encoder.json: {error}".splitlines()[0]
         ) from None

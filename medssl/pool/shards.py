@@ -183,6 +183,14 @@ class VolumeReader:
         found: NDArray[Any] = stored[() if box is None else box]
         return found
 
+    def check(self, row: int) -> None:
+        """Compare the stored bytes of ``row`` with their checksum, once a process.
+
+        Raises:
+            CorruptShard: they differ, or the shard is missing.
+        """
+        self._check(row, shard_path(self.folder, int(self._shards[row])))
+
     def _check(self, row: int, path: Path) -> None:
         if self._process != os.getpid():
             self._checked, self._process = np.zeros(len(self), bool), os.getpid()

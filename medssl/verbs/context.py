@@ -17,6 +17,8 @@ from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
 from medssl.tracking.records import RunRecord, latest, read_runs
 
+PRIVATE = ("pool", "workspace", "tracking")  # paths may hold a user's name, an address a password
+
 
 @dataclass(frozen=True)
 class FoundEncoder:
@@ -49,6 +51,7 @@ def running(
     """
     if resumed is None:
         params = study.data() | (recipe.data() if type(recipe) is Recipe else {})
+        params = {k: v for k, v in params.items() if k not in PRIVATE}
         came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
         linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
         journal = Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)
@@ -82,7 +85,11 @@ def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEnc
             raise EncoderError(_nothing_fits(study, wanted, finished))
         run: RunRecord | None = fitting[-1]
     else:
-        run = next((r for r in finished if r.id == asked), None)
+        run = next((r for r in finished if asked == r.id or Path(asked).resolve() == r.folder.resolve()), None)
+    if run is None and not (Path(str(asked)) / "encoder.json").is_file():
+        raise EncoderError(
+            f"--encoder {asked}: neither a finished run nor a folder with encoder.json; {_known(finished)}"
+        )
     folder = run.folder if run is not None else Path(str(asked))
     encoder, about = load_encoder(folder)
     if about.get("prepare") != study.prepare.data():
@@ -91,9 +98,13 @@ def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEnc
 
 
 def _nothing_fits(study: Study, wanted: str, finished: list[RunRecord]) -> str:
+    place = f"with fingerprint {wanted} in {study.workspace}"
+    return f"no finished pretraining of study {study.name} {place}; {_known(finished)}"
+
+
+def _known(finished: list[RunRecord]) -> str:
     known = "; ".join(f"{r.id} ({r.study}, {r.fingerprints.get('pretraining')})" for r in finished[-5:])
-    hint = f"candidates for --encoder: {known}" if known else "run `medssl pretrain` first"
-    return f"no finished pretraining of study {study.name} with fingerprint {wanted} in {study.workspace}; {hint}"
+    return f"candidates for --encoder: {known}" if known else "run `medssl pretrain` first"
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

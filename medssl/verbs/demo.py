@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import atomic
@@ -108,11 +110,12 @@ class Narrator:
         self.say(text)
         result = verb(*args, **options)
         for part in result.shown:
-            self._console.print(part, highlight=False, soft_wrap=True)
+            self._console.print(part, highlight=False, soft_wrap=True, markup=False)
         return result.data
 
 
 def _summary(study: Study, out: Path, facts: Mapping[str, Any]) -> Panel:
+    facts = {name: escape(str(value)) for name, value in facts.items()}
     lines = [
         f"[bold]gate: {facts['verdict']}[/]    ({facts['minutes']} minutes)",
         "",
@@ -127,9 +130,9 @@ def _summary(study: Study, out: Path, facts: Mapping[str, Any]) -> Panel:
         MEANING[str(facts["verdict"])],
         "",
         "[bold]next[/]",
-        f"  medssl select-for-labeling {out / 'study.yaml'}        round 1, now with a task model",
+        f"  medssl select-for-labeling {facts['study']}        round 1, now with a task model",
         "  medssl ingest /your/export --pool pools/yours         the same journey on your scans",
         "",
         "[dim]Synthetic images; research use only. Self-supervision lowers the need for labels, never removes it.[/]",
     ]
-    return Panel("\n".join(lines), title="medssl demo", expand=False)
+    return Panel(Text.from_markup("\n".join(lines)), title="medssl demo", expand=False)

@@ -10,6 +10,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from rich.text import Text
+
 from medssl.dicom.decode import DECODERS
 from medssl.verbs.result import Result
 
@@ -34,8 +36,8 @@ def doctor() -> Result:
         except Exception as error:  # a broken package raises whatever it likes; that is what we are here to say
             found[name] = f"broken: {' '.join(str(error).split())[:200]}"
             broken.append(name)
-    mark = {name: "[red]✗[/]" if name in broken else "[green]✓[/]" for name in found}
-    shown = tuple(f"{mark[name]} {name}: {text}" for name, text in found.items())
+    mark = {name: ("✗ ", "red") if name in broken else ("✓ ", "green") for name in found}
+    shown = tuple(Text.assemble(mark[name], f"{name}: {text}") for name, text in found.items())
     return Result({"checks": found, "broken": broken}, shown, 2 if broken else 0)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from medssl.core.errors import GateRefused
 from medssl.core.files import read_json, write_json
@@ -45,10 +47,10 @@ def evaluate(study: Study, *, task: str | None = None, encoder: str | None = Non
             "verdict": str(verdict.decision),
         }
         journal.finish(summary={**facts, **scores})
-    lines = (f"[bold]gate: {verdict.decision}[/]", *(f"  {reason}" for reason in verdict.reasons))
-    tables = (_table(measured, journal.id),) if measured.systems else ()
+    shown: list[RenderableType] = [_table(measured, journal.id)] if measured.systems else []
+    shown += [Text(f"gate: {verdict.decision}", style="bold"), *(f"  {reason}" for reason in verdict.reasons)]
     code = NO_GO if verdict.decision is Decision.NO_GO else OK
-    return Result({"run": journal.id, **measured.to_json()}, (*tables, *lines), code)
+    return Result({"run": journal.id, **measured.to_json()}, tuple(shown), code)
 
 
 def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> Evaluation:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medssl.core.config import fingerprint
 from medssl.core.errors import LabelError
 from medssl.core.files import write_json
 from medssl.core.score import Score
@@ -41,13 +42,14 @@ def finetune(study: Study, *, task: str | None = None, encoder: str | None = Non
     verdict = latest_verdict(study, found, name)
     refuse_no_go(verdict, allowed=allow_no_go)
     data = prepare(pool, study.prepare)
-    prints = marks(pool, pretraining=found.fingerprint, task=name)
+    prints = marks(pool, pretraining=found.fingerprint, task=name, study=study.name)
     with running(study, "finetune", prints, found.parents) as journal:
         if verdict != "go":
             journal.note(f"fine-tuned on an encoder whose verdict is {verdict or 'unknown: it was not evaluated'}")
         model, train_rows = _trained(study, name, data, found, journal)
         scores = _scores(study, name, data, model)
         about = {**found.about, "task": name, "run": journal.id, "study": study.name}
+        about["fingerprint"] = fingerprint(found.fingerprint, journal.id)  # its encoder has seen labels: another one
         save_classifier(model, journal.folder, about)
         facts = {"task": name, "classes": model.classes, "num_train": train_rows, "verdict": verdict}
         write_json(journal.folder / "finetune.json", {**facts, "scores": {k: vars(s) for k, s in scores.items()}})
@@ -74,7 +76,14 @@ def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journ
     )
     sampler = Sampler(len(labelled), config.loop.batch_size, config.loop.accumulate, study.seed)
     feed = TrainingFeed(labelled, config.views, sampler, config.loop.workers, targets)
-    session = Session(journal.folder, journal, description=f"finetune {task}")
+    session = Session(
+        journal.folder,
+        journal,
+        seed=study.seed,
+        volumes=labelled.catalog.volumes["volume"].to_list(),
+        hint="run `medssl finetune` again",
+        description=f"finetune {task}",
+    )
     train(model, feed, config.loop, session, device)
     return model, len(labelled)
 

@@ -56,12 +56,17 @@ def ingest(
         write_json(journal.folder / "pool_info.json", summary(pool))
         journal.artifact(journal.folder / "pool_info.json")
         journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": report.seconds})
-    for file in report.quarantined:
-        stderr.print(f"quarantined ({file.reason}): {file.path}", style="yellow", highlight=False, soft_wrap=True)
+    name_quarantined(report)
     made = ("made a key for this site in ~/.config/medssl/key: keep it, it belongs to the pool",) if key.created else ()
     next_step = "next: medssl pretrain STUDY.yaml"
     code = QUARANTINED if report.quarantined else OK
     return Result({"run": journal.id, **summary(pool)}, (*tables(counted), *made, _said(report), next_step), code)
+
+
+def name_quarantined(report: IngestReport) -> None:
+    """Name the quarantined files on the operator's terminal, and nowhere else."""
+    for file in report.quarantined:
+        stderr.print(f"quarantined ({file.reason}): {file.path}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def summary(pool: Pool) -> dict[str, object]:

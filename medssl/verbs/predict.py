@@ -6,9 +6,13 @@ import csv
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
+from medssl.core.errors import PoolError
 from medssl.core.files import atomic
 from medssl.data.prepare import PrepareConfig, prepare
 from medssl.engine.loop import device_for
@@ -16,6 +20,8 @@ from medssl.finetune.classify import Classifier, load_classifier
 from medssl.ingest.ingest import ingest
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
+from medssl.tracking.journal import Journal
+from medssl.verbs.ingest import name_quarantined
 from medssl.verbs.result import OK, QUARANTINED, Result
 
 
@@ -31,33 +37,50 @@ def predict(model: Path, inputs: Sequence[Path], *, out: Path = Path("prediction
     """
     classifier, about = load_classifier(model)
     if len(inputs) == 1 and (inputs[0] / "pool.json").is_file():
-        rows = _rows(classifier, about, Pool.open(inputs[0]), None)
-        quarantined = 0
+        made = _predicted(classifier, about, Pool.open(inputs[0]), None)
+        num_quarantined = 0
     else:
-        rows, quarantined = _from_files(classifier, about, inputs, workers)
-    _write(out, rows)
-    text = f"{len(rows)} volumes predicted by {about['run']} for task {about['task']}: {out} (research use only)"
-    warning = (f"[yellow]{quarantined} files could not be used; `medssl ingest` says why[/]",) if quarantined else ()
-    facts = {"rows": len(rows), "out": str(out), "quarantined": quarantined}
-    return Result(facts, (text, *warning), QUARANTINED if quarantined else OK)
+        made, num_quarantined = _from_files(classifier, about, inputs, workers)
+    _write(out, made.rows)
+    if model.resolve().parent.name == "runs":
+        _journal(model, about, made, num_quarantined)
+    said: list[str | Text] = [f"{len(made.rows)} volumes predicted by {about['run']} for task {about['task']}: {out}"]
+    if num_quarantined:
+        said.append(Text(f"{num_quarantined} files were quarantined (named above) and have no row", style="yellow"))
+    if made.num_left_out:
+        said.append(Text(f"{made.num_left_out} volumes are not of the shape that the model sees", style="yellow"))
+    said.append("research use only: no output of this is a diagnosis")
+    facts = {"rows": len(made.rows), "out": str(out), "quarantined": num_quarantined, "left_out": made.num_left_out}
+    return Result(facts, tuple(said), QUARANTINED if num_quarantined else OK)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One row a volume, and how many volumes the model cannot see (3D ones for a 2D model)."""
+
+    rows: list[dict[str, Any]]
+    num_left_out: int
 
 
 def _from_files(
     model: Classifier, about: Mapping[str, Any], inputs: Sequence[Path], workers: int
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[Predicted, int]:
     with tempfile.TemporaryDirectory() as scratch:
         key = Key(secrets.token_bytes(32))
         pool = Pool.create(Path(scratch) / "pool", key)
         linkage = Path(scratch) / "linkage.csv"
         report = ingest(inputs, pool, key, workers=workers, linkage=linkage)
+        name_quarantined(report)
+        if not report.num_volumes:
+            raise PoolError(f"none of {report.num_files} input files holds an image to predict on; nothing was written")
         with linkage.open(newline="", encoding="utf-8") as handle:
             original = {row["volume"]: row for row in csv.DictReader(handle) if row["volume"]}
-        return _rows(model, about, pool, original), len(report.quarantined)
+        return _predicted(model, about, pool, original), len(report.quarantined)
 
 
-def _rows(
+def _predicted(
     model: Classifier, about: Mapping[str, Any], pool: Pool, original: Mapping[str, Mapping[str, str]] | None
-) -> list[dict[str, Any]]:
+) -> Predicted:
     data = prepare(pool, PrepareConfig.parse(about["prepare"], "model.json"))
     probabilities = model.probabilities(data, device_for())
     rows = []
@@ -70,7 +93,16 @@ def _rows(
         rows.append(
             ids | {name: f"{p:.6f}" for name, p in zip(model.classes, scores, strict=True)} | {"model": about["run"]}
         )
-    return rows
+    return Predicted(rows, len(pool.catalog) - len(data))
+
+
+def _journal(model: Path, about: Mapping[str, Any], made: Predicted, num_quarantined: int) -> None:
+    """Record the prediction beside the run of its model; `medssl review` pushes it to MLflow."""
+    workspace, parents = model.resolve().parent.parent, {"finetune": about["run"]}
+    with Journal.start(workspace, "predict", about["study"], {"task": about["task"]}, parents=parents) as journal:
+        journal.finish(
+            summary={"volumes": len(made.rows), "left_out": made.num_left_out, "quarantined": num_quarantined}
+        )
 
 
 def _write(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:

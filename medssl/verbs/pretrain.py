@@ -152,6 +152,6 @@ def _unfinished(study: Study, kind: str, fingerprint: str) -> RunRecord:
     own = [r for r in runs if r.fingerprints.get("pretraining") == fingerprint]
     if not runs:
         raise TrainingError(
-            f"--resume: no unfinished {kind} run of study {study.name} with a checkpoint in {study.workspace}; leave it out"
+            f"--resume: no unfinished {kind} run of {study.name} with a checkpoint in {study.workspace}; leave it out"
         )
     return (own or runs)[-1]

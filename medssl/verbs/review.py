@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from medssl.core.errors import StudyError
 from medssl.review.page import report
 from medssl.review.tables import runs_table
 from medssl.study import Study
@@ -16,6 +17,8 @@ from medssl.verbs.result import Result
 
 def review(study: Study, *, html: Path | None = None) -> Result:
     """List the runs; push to MLflow what it has not seen; write the report where asked."""
+    if html is not None and html.is_dir():
+        raise StudyError(f"--html {html}: a folder, expected a file such as report.html")
     records = runs_of(study)
     follower = sink(study)
     synced = follower.sync_all()

@@ -4,49 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from medssl.core.errors import SelectionError
 from medssl.core.keys import generator
-from medssl.core.progress import stderr
 from medssl.core.types import Role, Signal
 from medssl.data.loader import Prepared
 from medssl.data.prepare import picture, prepare
-from medssl.engine.loop import device_for
-from medssl.engine.scoring import embed, pretext_losses
-from medssl.finetune.classify import load_classifier
 from medssl.pool.pool import Pool
 from medssl.review.contact_sheet import Listed, contact_sheet, preview, worklist_page
-from medssl.selection.aggregate import by_study
 from medssl.selection.guards import Candidates, candidates
 from medssl.selection.pilot import PilotStudy, pilot
 from medssl.selection.rounds import Rounds
 from medssl.selection.strategies.base import STRATEGIES, Ranking, SelectionPool, Strategy
 from medssl.selection.worklist import Row, Worklist
 from medssl.study import Study
-from medssl.tracking.records import latest
-from medssl.verbs.context import find_encoder, marks, running
-from medssl.verbs.pretrain import fit, load_method
+from medssl.verbs.context import marks, running
 from medssl.verbs.result import Result
+from medssl.verbs.signals import Signals, read_signals
 
-SOLVED = 1e-4  # a pretext loss below this says nothing about the image
 SHEET = 48  # studies on the contact sheet
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What the strategy reads, a study, and the run and fingerprint that it came from."""
-
-    values: dict[Signal, NDArray[Any]]
-    parents: dict[str, str]
-    model: str
 
 
 def select(study: Study, *, task: str | None = None, linkage: Path | None = None) -> Result:
@@ -59,7 +43,7 @@ def select(study: Study, *, task: str | None = None, linkage: Path | None = None
     name = study.task(task or study.selection.task)
     originals = _originals(linkage) if linkage else None
     data = prepare(pool, study.prepare)
-    rounds = Rounds(study.workspace / "rounds" / study.name)
+    rounds = Rounds(study.workspace / "rounds" / study.name / name)
     number, offered = rounds.next_round, rounds.offered()
     labelled = set(data.catalog.labelled(name).volumes["study"])
     studies, roles = (data.catalog.volumes[column].to_list() for column in ("study", "role"))
@@ -68,25 +52,26 @@ def select(study: Study, *, task: str | None = None, linkage: Path | None = None
     blank, digests = _blank(data), _digests(pool, data)
     guarded = candidates(studies, roles, digests, blank, labelled=labelled, offered=offered)
     strategy: Strategy[Any] = STRATEGIES.load(study.selection.strategy.name)(study.selection.strategy.config)
-    if number == 0 or not guarded.studies:
-        _check_left(guarded, study.selection.budget)
-    signals = _signals(study, pool, data.of(data.catalog.studies(guarded.studies)), strategy.needs_in(number), name)
+    needs = strategy.needs_in(number)
+    _check_left(study, guarded, by_batch=Signal.PRETEXT_LOSSES in needs)
+    signals = read_signals(study, pool, data.of(data.catalog.studies(guarded.studies)), needs, name)
     prints = marks(pool, task=name, **({"model": signals.model} if signals.model else {}))
     with running(study, "select", prints, signals.parents) as journal:
+        if signals.doubt:
+            journal.note(signals.doubt)
         ranking = _rank(study, data, guarded, signals, strategy, rounds, number)
         worklist = Worklist(name, tuple(_rows(study, pool, data, drawn, ranking, signals.model)))
+        if originals is not None:
+            _expect_linked(worklist, originals)
         folder = rounds.open(worklist, ranking.frozen, lambda place: _illustrate(study, pool, worklist, place, number))
         for made in ("worklist.csv", "contact_sheet.png"):
             journal.artifact(folder / made)
         left_out = [{"study": e.study, "reason": e.reason} for e in guarded.excluded]
         journal.finish(summary={"round": str(number), "picked": len(ranking.studies), "pilot": len(drawn)})
-    table = folder / "worklist.csv"
-    if linkage is not None:  # original UIDs never enter the workspace, whose files go to MLflow
-        worklist.write(linkage.parent / f"{study.name}-round-{number}", originals)
-        table = linkage.parent / f"{study.name}-round-{number}" / "worklist.csv"
+    table = _linked(study, worklist, folder, linkage, originals) if linkage and originals else folder / "worklist.csv"
     facts = {"run": journal.id, "round": number, "worklist": str(table), "excluded": left_out}
     facts |= {"picked": list(ranking.studies), "pilot": [vars(p) for p in drawn]}
-    return Result(facts, (_table(worklist), *_said(worklist, drawn, guarded, folder, table)))
+    return Result(facts, (_table(worklist), *_said(worklist, drawn, guarded, folder, table, signals.doubt)))
 
 
 def _rank(
@@ -117,62 +102,6 @@ def stratum(row: dict[str, Any]) -> str:
     return f"{row['modality'] or 'unknown'} · {row['scanner'] or 'unknown'}"
 
 
-def _signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Signal], task: str) -> Signals:
-    values: dict[Signal, NDArray[Any]] = {}
-    parents: dict[str, str] = {}
-    model, scores = "", np.zeros(0)
-    for signal in sorted(needs):
-        if signal is Signal.PRETEXT_LOSSES:
-            scores, parents["pretext"], model = _losses(study, pool, data)
-        elif signal is Signal.PROBABILITIES:
-            scores, parents["finetune"], model = _probabilities(study, pool, data, task)
-        else:
-            found = find_encoder(study, pool)
-            scores, model = embed(found.encoder, data, device_for()).astype(np.float64), found.fingerprint
-            parents |= found.parents
-        values[signal] = by_study(scores, data.catalog.volumes["study"].to_numpy())[1]
-    return Signals(values, parents, model)
-
-
-def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float64], str, str]:
-    """Return losses by ``selection.pretext`` (trained now unless a run of it exists), or by the study's own method."""
-    recipe, kind = study.selection.pretext or study, "pretext" if study.selection.pretext else "pretrain"
-    fingerprint = study.pretraining(pool.fingerprints.images, recipe)
-    run = latest(study.workspace, kind, ("pretraining", fingerprint))
-    if run is None:
-        made = fit(study, recipe, pool, prepare(pool, study.prepare), kind=kind)
-        method, run_id = made.method, made.run
-    else:
-        method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
-    losses = pretext_losses(method, data, device_for(), study.seed)
-    doubt = doubt_about(losses, method.chance_loss)
-    if doubt:
-        stderr.print(f"[yellow]pretext {recipe.method.name}: {doubt}[/]", highlight=False)
-    return losses, run_id, fingerprint
-
-
-def doubt_about(losses: NDArray[np.float64], chance: float | None) -> str | None:
-    """Say why a ranking by these losses means little, or None: the pretext task was not learned, or is solved."""
-    mean, solved = float(losses.mean()), float((losses < SOLVED).mean())
-    if chance is not None and mean > 0.95 * chance:
-        return f"mean loss {mean:.3f} is at chance ({chance:.3f}); the ranking is noise, train the pretext model longer"
-    if solved > 0.5:
-        return f"{solved:.0%} of the losses are below {SOLVED}; the task is solved and most ranks are noise"
-    return None
-
-
-def _probabilities(study: Study, pool: Pool, data: Prepared, task: str) -> tuple[NDArray[np.float64], str, str]:
-    run = latest(study.workspace, "finetune", ("pool.images", pool.fingerprints.images), ("task", task))
-    if run is None:
-        raise SelectionError(
-            f"later rounds need a model of task {task} on this pool; import answers, then `medssl finetune`"
-        )
-    model, about = load_classifier(run.folder)
-    if about["prepare"] != study.prepare.data():
-        raise SelectionError(f"run {run.id} was prepared otherwise than this study asks; fine-tune again")
-    return model.probabilities(data, device_for()), run.id, about["fingerprint"]
-
-
 def _originals(linkage: Path) -> dict[str, str]:
     """Return the original study UID of each pseudonym."""
     try:
@@ -199,11 +128,35 @@ def _blank(data: Prepared) -> list[bool]:
     return [role == Role.DEV and bool(np.ptp(data.reader.read(row)) == 0) for row, role in enumerate(roles)]
 
 
-def _check_left(guarded: Candidates, budget: int) -> None:
-    if budget > len(guarded.studies):
+def _check_left(study: Study, guarded: Candidates, *, by_batch: bool) -> None:
+    """Refuse a budget before anything is trained or scored for it."""
+    left, rounds, budget = len(guarded.studies), study.selection.rounds, study.selection.budget
+    if budget > left:
+        raise SelectionError(f"selection.budget {budget} is more than the {left} unlabelled dev studies left")
+    if by_batch and budget > left // rounds:
         raise SelectionError(
-            f"selection.budget {budget} is more than the {len(guarded.studies)} unlabelled dev studies left"
+            f"selection.budget {budget} is more than the {left // rounds} studies of a batch: {left} unlabelled dev "
+            f"studies in selection.rounds {rounds}; lower one of them"
         )
+
+
+def _expect_linked(worklist: Worklist, originals: dict[str, str]) -> None:
+    absent = sum(study not in originals for study in worklist.studies)
+    if absent:
+        raise SelectionError(f"the linkage file lacks {absent} of {len(worklist.rows)} studies; is it of this pool?")
+
+
+def _linked(study: Study, worklist: Worklist, folder: Path, linkage: Path, originals: dict[str, str]) -> Path:
+    """Write the worklist with original study UIDs beside the linkage file, for its owner only; return the table.
+
+    It is no file of the run, so that it never goes to MLflow or into a report.
+    """
+    place = linkage.parent / f"{study.name}-{worklist.task}-round-{folder.name}"
+    rows = tuple(replace(row, preview=str((folder / row.preview).resolve())) for row in worklist.rows)
+    Worklist(worklist.task, rows).write(place, originals)
+    for file in place.iterdir():
+        file.chmod(0o600)
+    return place / "worklist.csv"
 
 
 def _rows(
@@ -247,11 +200,15 @@ def _table(worklist: Worklist) -> Table:
     return table
 
 
-def _said(worklist: Worklist, drawn: Sequence[PilotStudy], guarded: Candidates, folder: Path, table: Path) -> list[str]:
+def _said(
+    worklist: Worklist, drawn: Sequence[PilotStudy], guarded: Candidates, folder: Path, table: Path, doubt: str | None
+) -> list[str | Text]:
     num_picked = len(worklist.rows) - len(drawn)
-    lines = [
+    lines: list[str | Text] = [
         f"round {folder.name}: {num_picked} dev studies picked, {len(drawn)} drawn at random as a pilot to measure with"
     ]
+    if doubt:
+        lines.append(Text(f"pretext: {doubt}", style="yellow"))
     if guarded.excluded:
         counts = pl.Series([re.sub(r" study .*", " another study", e.reason) for e in guarded.excluded]).value_counts(
             sort=True

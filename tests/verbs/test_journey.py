@@ -26,7 +26,8 @@ from medssl.verbs.import_labels import import_labels
 from medssl.verbs.predict import predict
 from medssl.verbs.pretrain import pretrain
 from medssl.verbs.review import review
-from medssl.verbs.select import doubt_about, select
+from medssl.verbs.select import select
+from medssl.verbs.signals import doubt_about
 
 FAST = ["loop.epochs=2", "tasks.shape.loop.epochs=2", "selection.pretext.loop.epochs=1", "evaluation.bootstrap=100"]
 
@@ -74,7 +75,8 @@ def test_the_whole_journey_round_after_round(study: Study, key_file: Path, tmp_p
     encoder = Path(made.data["encoder"])
     assert (encoder / "encoder.safetensors").is_file()
     undecided = evaluating.evaluate(study)
-    assert undecided.data["verdict"]["decision"] in ("undecided", "no_go")
+    assert undecided.data["systems"] == {}
+    assert undecided.data["verdict"]["decision"] != "go"
     roles, seen = roles_of(study), set()
     for number in range(2):
         chosen = select(study)
@@ -89,7 +91,7 @@ def test_the_whole_journey_round_after_round(study: Study, key_file: Path, tmp_p
         assert told.data["added"] == len(chosen.data["picked"]) + len(chosen.data["pilot"])
         tuned = finetune(study, allow_no_go=True)
         assert tuned.data["num_train"] == study.selection.budget * (number + 1)
-    rounds = study.workspace / "rounds" / study.name
+    rounds = study.workspace / "rounds" / study.name / "shape"
     assert {p.name for p in (rounds / "0").iterdir()} >= {
         "worklist.csv",
         "frozen.parquet",
@@ -114,7 +116,8 @@ def test_the_whole_journey_round_after_round(study: Study, key_file: Path, tmp_p
     parents = {r.kind: r.parents for r in read_runs(study.workspace)}
     assert parents["finetune"]["pretrain"] == made.data["run"]
     assert parents["select"]["finetune"]
-    assert "No go" in (tmp_path / "report.html").read_text() or "Undecided" in (tmp_path / "report.html").read_text()
+    words = {"no_go": "No go", "undecided": "Undecided"}[undecided.data["verdict"]["decision"]]
+    assert words in (tmp_path / "report.html").read_text()
 
 
 def test_val_and_test_patients_are_in_no_pretraining_and_no_ranking(study: Study) -> None:
@@ -137,7 +140,7 @@ def test_workers_change_no_weight(study: Study) -> None:
 
 
 def test_killed_and_resumed_equals_never_killed(study: Study, tmp_path: Path) -> None:
-    overrides = ["loop.epochs=30", "loop.checkpoint_epochs=1"]
+    overrides = ["loop.epochs=30", "loop.checkpoint_epochs=1", "encoder.drop_path=0.2"]
     whole = pretrain(load_study_with(study, *overrides, f"workspace={tmp_path / 'whole'}"))
     command = [sys.executable, "-m", "medssl", "pretrain", str(study.pool.parent / "small.yaml"), *FAST, *overrides]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -232,6 +235,53 @@ def test_training_goes_on_from_the_journal_when_the_tracking_server_is_down(
     assert "medssl review" in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert review(study).data["mlflow"]["synced"]
+
+
+def test_a_byte_that_flips_after_preparation_stops_training_too(study: Study) -> None:
+    pretrain(study)
+    pool = Pool.open(study.pool)
+    shard, row = pool.shards / "00000.tar", pool.catalog.volumes.row(0, named=True)
+    content = bytearray(shard.read_bytes())
+    content[row["offset"] + row["length"] // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(CorruptShard, match=row["volume"]):
+        pretrain(study)
+
+
+def test_a_linkage_of_another_pool_is_refused_before_the_round_is_taken(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "linkage.csv").write_text("study,study_uid\nabc,1.2.3\n")
+    with pytest.raises(SelectionError, match="the linkage file lacks"):
+        select(study, linkage=tmp_path / "linkage.csv")
+    assert select(study).data["round"] == 0
+
+
+def test_labels_that_came_after_the_task_model_ask_for_a_new_one(study: Study, key_file: Path, tmp_path: Path) -> None:
+    pretrain(study)
+    for _ in range(2):
+        chosen = select(study)
+        import_labels(study, answer(Path(chosen.data["worklist"]), tmp_path / "a.csv"), key_file=key_file)
+        if chosen.data["round"] == 0:
+            finetune(study, allow_no_go=True)
+    with pytest.raises(SelectionError, match="trained on the labels that the pool holds now"):
+        select(study)
+
+
+def test_a_batch_too_small_for_the_budget_is_said_before_anything_is_trained(study: Study) -> None:
+    with pytest.raises(SelectionError, match=r"more than the \d+ studies of a batch"):
+        select(load_study_with(study, "selection.budget=30"))
+    assert not list(study.workspace.glob("runs/pretext-*"))
+
+
+def test_a_fine_tuned_encoder_does_not_pass_for_the_pretraining_it_came_from(study_file: Path, tmp_path: Path) -> None:
+    make_pool(tmp_path / "pool")
+    study = load_study(study_file, FAST)
+    made = pretrain(study)
+    tuned = finetune(study, allow_no_go=True)
+    as_path = evaluating.evaluate(study, encoder=str(study.workspace / "runs" / tuned.data["run"]))
+    by_run = evaluating.evaluate(study, encoder=made.data["encoder"])
+    prints = [read_run(study.workspace / "runs" / r.data["run"]).fingerprints["pretraining"] for r in (as_path, by_run)]
+    assert prints[0] != prints[1] == made.data["fingerprint"]
+    assert read_run(study.workspace / "runs" / by_run.data["run"]).parents["pretrain"] == made.data["run"]
 
 
 def test_a_ranking_by_an_unlearned_or_a_solved_pretext_task_is_doubted() -> None:
