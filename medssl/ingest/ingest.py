@@ -22,11 +22,12 @@ from medssl.ingest.known import Known, NamedFile
 from medssl.ingest.labels import LabelFile, Resolved
 from medssl.ingest.naming import expect_anonymous, names_of
 from medssl.ingest.planning import tasks, units
-from medssl.ingest.report import IngestReport, OutcomeCount, QuarantinedFile
+from medssl.ingest.report import IngestReport, QuarantinedFile
 from medssl.ingest.settling import settle
 from medssl.ingest.sources import walk
 from medssl.ingest.tasks import Built, Fate
 from medssl.pool.catalog import INSTANCES, VOLUMES
+from medssl.pool.info import OutcomeCount
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.pool.shards import shard_path

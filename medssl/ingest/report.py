@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medssl.core.types import Outcome
-
-
-@dataclass(frozen=True)
-class OutcomeCount:
-    """How many input files ended alike; no ``reason`` where they were stored without remark."""
-
-    outcome: Outcome
-    reason: str | None
-    files: int
+from medssl.pool.info import OutcomeCount
 
 
 @dataclass(frozen=True)
