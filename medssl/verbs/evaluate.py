@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +27,8 @@ from medssl.study import Study
 from medssl.tracking.records import read_runs
 from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
 from medssl.verbs.result import NO_GO, OK, Result
+
+PIXELS = 64
 
 
 def evaluate(study: Study, *, task: str | None = None, encoder: str | None = None) -> Result:
@@ -66,7 +70,7 @@ def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> E
         systems={
             "encoder": embed(found.encoder, chosen, device),
             "random": embed(untrained, chosen, device),
-            "pixels": chosen.images(np.arange(len(chosen))).numpy(),
+            "pixels": _pixels(chosen),
         },
         truth=[truth.get(volume) for volume in volumes["volume"]],
         roles=volumes["role"].to_list(),
@@ -74,6 +78,13 @@ def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> E
     )
     rule, num = study.evaluation.gate, study.evaluation.bootstrap
     return measure(examples, task=task, rule=rule, seed=study.seed, num_resamples=num)
+
+
+def _pixels(data: Prepared) -> NDArray[np.float32]:
+    """Return images of at most ``PIXELS`` an axis, ``N C *S``: what a linear model on pixels can hold in memory."""
+    shape = tuple(min(size, PIXELS) for size in data.geometry.shape)
+    chunks = np.array_split(np.arange(len(data)), max(1, len(data) // 64))
+    return np.concatenate([F.interpolate(data.images(rows), size=shape, mode="area").numpy() for rows in chunks])
 
 
 def _table(measured: Evaluation, run: str) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from medssl.finetune.classify import Classifier, class_weights, save_classifier
 from medssl.models.build import seeded
 from medssl.pool.pool import Pool
 from medssl.study import Study
+from medssl.tracking.journal import Journal
 from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
 from medssl.verbs.evaluate import latest_verdict, refuse_no_go
 from medssl.verbs.result import Result
@@ -53,7 +53,8 @@ def finetune(study: Study, *, task: str | None = None, encoder: str | None = Non
         save_classifier(model, journal.folder, about)
         facts = {"task": name, "classes": model.classes, "num_train": train_rows, "verdict": verdict}
         write_json(journal.folder / "finetune.json", {**facts, "scores": {k: vars(s) for k, s in scores.items()}})
-        journal.artifact(journal.folder / "finetune.json")
+        for made in ("finetune.json", "model.json", "head.safetensors", "encoder.json", "encoder.safetensors"):
+            journal.artifact(journal.folder / made)
         journal.finish(summary=scores)
     shown = [f"fine-tuned {name} on {train_rows} labelled dev volumes: {journal.folder}"]
     shown += [f"  {role}: {score}" for role, score in scores.items()]
@@ -61,7 +62,7 @@ def finetune(study: Study, *, task: str | None = None, encoder: str | None = Non
     return Result({"run": journal.id, **facts, "scores": {k: vars(s) for k, s in scores.items()}}, tuple(shown))
 
 
-def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journal: Any) -> tuple[Classifier, int]:
+def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journal: Journal) -> tuple[Classifier, int]:
     config = study.tasks[task]
     labelled, targets, classes = labelled_rows(data.role(Role.DEV), task)
     if len(classes) < 2:

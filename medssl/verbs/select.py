@@ -15,7 +15,7 @@ from rich.text import Text
 
 from medssl.core.errors import SelectionError
 from medssl.core.keys import generator
-from medssl.core.types import Role, Signal
+from medssl.core.types import Role
 from medssl.data.loader import Prepared
 from medssl.data.prepare import picture, prepare
 from medssl.pool.pool import Pool
@@ -52,9 +52,9 @@ def select(study: Study, *, task: str | None = None, linkage: Path | None = None
     blank, digests = _blank(data), _digests(pool, data)
     guarded = candidates(studies, roles, digests, blank, labelled=labelled, offered=offered)
     strategy: Strategy[Any] = STRATEGIES.load(study.selection.strategy.name)(study.selection.strategy.config)
-    needs = strategy.needs_in(number)
-    _check_left(study, guarded, by_batch=Signal.PRETEXT_LOSSES in needs)
-    signals = read_signals(study, pool, data.of(data.catalog.studies(guarded.studies)), needs, name)
+    _check_left(study, len(guarded.studies), strategy.most(len(guarded.studies), number, study.selection.rounds))
+    unlabelled, needs = data.of(data.catalog.studies(guarded.studies)), strategy.needs_in(number)
+    signals = read_signals(study, pool, unlabelled, needs, name)
     prints = marks(pool, task=name, **({"model": signals.model} if signals.model else {}))
     with running(study, "select", prints, signals.parents) as journal:
         if signals.doubt:
@@ -128,14 +128,14 @@ def _blank(data: Prepared) -> list[bool]:
     return [role == Role.DEV and bool(np.ptp(data.reader.read(row)) == 0) for row, role in enumerate(roles)]
 
 
-def _check_left(study: Study, guarded: Candidates, *, by_batch: bool) -> None:
+def _check_left(study: Study, left: int, most: int) -> None:
     """Refuse a budget before anything is trained or scored for it."""
-    left, rounds, budget = len(guarded.studies), study.selection.rounds, study.selection.budget
+    rounds, budget = study.selection.rounds, study.selection.budget
     if budget > left:
         raise SelectionError(f"selection.budget {budget} is more than the {left} unlabelled dev studies left")
-    if by_batch and budget > left // rounds:
+    if budget > most:
         raise SelectionError(
-            f"selection.budget {budget} is more than the {left // rounds} studies of a batch: {left} unlabelled dev "
+            f"selection.budget {budget} is more than the {most} studies of a batch: {left} unlabelled dev "
             f"studies in selection.rounds {rounds}; lower one of them"
         )
 

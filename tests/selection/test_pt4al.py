@@ -137,3 +137,15 @@ def test_a_later_ranking_keeps_the_order_of_round_0_whatever_the_losses_say_then
     ranking = pt4al().select(later, 4, generator(0))
     assert set(ranking.studies) == set(first.frozen.batch(1))
     assert ranking.frozen == first.frozen
+
+
+def test_the_largest_budget_said_beforehand_is_the_largest_that_round_0_serves():
+
+    for num, rounds in ((10, 3), (9, 3), (7, 2), (5, 5)):
+        ids = np.array([f"s{i}" for i in range(num)])
+        pool = SelectionPool(ids, ids, np.full(num, "x"), pretext_losses=np.arange(num, dtype=float), num_rounds=rounds)
+        budgets = [np.array_split(np.arange(num), rounds)[k].size for k in range(rounds)]
+        assert PT4AL.most(num, 0, rounds) == min(budgets)
+        strategy = PT4AL(PT4ALConfig())
+        assert len(strategy.select(pool, min(budgets), np.random.default_rng(0)).studies) == min(budgets)
+        assert PT4AL.most(num, 1, rounds) == num

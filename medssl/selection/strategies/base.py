@@ -168,6 +168,11 @@ class Strategy(ABC, Generic[C]):
         """Return what the strategy reads in this round; all that it ``needs`` unless it says otherwise."""
         return cls.needs
 
+    @classmethod
+    def most(cls, num_candidates: int, round: int, num_rounds: int) -> int:
+        """Return the largest budget that this round could serve; known before anything is scored."""
+        return num_candidates
+
     def select(self, pool: SelectionPool, budget: int, rng: np.random.Generator) -> Ranking:
         """Return exactly ``budget`` distinct candidates, at most ``max_per_patient`` of a patient.
 

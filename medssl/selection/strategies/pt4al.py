@@ -41,6 +41,11 @@ class PT4AL(Strategy[PT4ALConfig]):
         """Return losses in round 0, the task model's probabilities later."""
         return frozenset({Signal.PRETEXT_LOSSES if round == 0 else Signal.PROBABILITIES})
 
+    @classmethod
+    def most(cls, num_candidates: int, round: int, num_rounds: int) -> int:
+        """Return the size of the smallest batch in round 0; later batches are frozen and checked when picking."""
+        return num_candidates // num_rounds if round == 0 else num_candidates
+
     def pick(self, pool: SelectionPool, budget: int, rng: np.random.Generator) -> Ranking:
         """Pick inside the batch of this round."""
         frozen = pool.frozen
