@@ -15,13 +15,15 @@ class Views:
     """One batch: ``images`` holds one ``B C *S`` tensor a view.
 
     ``keys`` (``B V`` int64) are the only source of randomness; ``volume`` (``B`` int64) are catalog rows;
-    ``targets`` (``B`` int64 class indices) exist in supervised use only.
+    ``targets`` (``B`` int64 class indices) exist in supervised use only; ``patient`` (``B`` int64 hashes) says whose
+    images these are: one patient's are never each other's negatives.
     """
 
     images: tuple[Tensor, ...]
     keys: Tensor
     volume: Tensor
     targets: Tensor | None = None
+    patient: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -34,7 +36,15 @@ class Views:
             keys=self.keys.to(device),
             volume=self.volume.to(device),
             targets=None if self.targets is None else self.targets.to(device),
+            patient=None if self.patient is None else self.patient.to(device),
         )
+
+
+class Loaded(Protocol):
+    """A micro-batch as it came from storage; its views are drawn where the model is, not in a loader process."""
+
+    def views(self, device: torch.device) -> Views:
+        """Move the voxels to ``device`` and draw the views there."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,13 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share a weight decay and a multiple of the learning rate."""
+    """Parameters that share a weight decay and a multiple of the learning rate; still for ``frozen_epochs``."""
 
     name: str
     params: list[nn.Parameter]
     weight_decay: float
     lr_scale: float = 1.0
+    frozen_epochs: int = 0
 
 
 @runtime_checkable
@@ -80,10 +91,13 @@ class Trainable(Protocol):
         """Return what the loss is averaged over, so that accumulated micro-batches equal one batch."""
 
     def on_step_end(self, progress: Progress) -> None:
-        """Advance EMA, queue, centre: once an optimiser step."""
+        """Advance EMA, queue, centre: once an optimiser step that was taken."""
 
     def parameter_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Return the parameters to optimise."""
+
+    def layers(self) -> list[nn.Module]:
+        """Return the encoder's layers, shallow to deep: for layer-wise decay, sharding, checkpointing, compilation."""
 
 
 def decay_groups(modules: Mapping[str, tuple[nn.Module, float]], weight_decay: float) -> list[ParamGroup]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,47 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medssl.core.batch import Views
+from medssl.core.batch import Loaded, Views
 from medssl.core.keys import view_keys
-from medssl.core.types import Geometry, Role
+from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.data.views import ViewRecipe, make_views
-from medssl.pool.catalog import Catalog
 from medssl.pool.shards import VolumeReader
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Prepared volumes of a pool: ``C *S`` float16 each, rows in the order of ``catalog``, shards in ``shards``."""
-
-    shards: Path
-    catalog: Catalog
-    geometry: Geometry
-
-    def __len__(self) -> int:
-        return len(self.catalog)
-
-    def role(self, *roles: Role) -> Prepared:
-        """Keep the volumes of patients with these roles."""
-        return self.of(self.catalog.role(*roles))
-
-    def of(self, catalog: Catalog) -> Prepared:
-        """Keep the volumes of ``catalog``."""
-        return replace(self, catalog=catalog)
-
-    @cached_property
-    def keys(self) -> NDArray[np.int64]:
-        """The stable identity of each row, ``N``."""
-        return self.catalog.keys()
-
-    @cached_property
-    def reader(self) -> VolumeReader:
-        """A picklable reader of these rows."""
-        return VolumeReader(self.shards, self.catalog.volumes)
-
-    def images(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return ``B C *S`` float32."""
-        return torch.from_numpy(stack(self.reader, rows)).float()
 
 
 def stack(reader: VolumeReader, rows: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -95,7 +58,7 @@ class TrainingFeed:
         """Optimiser steps an epoch."""
         return self.sampler.steps_per_epoch
 
-    def steps(self, first: int, total: int) -> Iterator[list[Views]]:
+    def steps(self, first: int, total: int) -> Iterator[list[Loaded]]:
         """Yield the micro-batches of each optimiser step."""
         plan = list(self.sampler.micro_batches(first, total))
         source = Batches(self.data.reader, self.data.keys, plan, len(self.recipe.views), self.sampler.seed)
@@ -107,14 +70,31 @@ class TrainingFeed:
             multiprocessing_context=context,
             generator=torch.Generator(),
         )
-        waiting: list[Views] = []
+        waiting: list[Loaded] = []
         for index, (images, keys, rows, step) in enumerate(loader):
-            waiting.append(self._views(images, keys, rows))
+            waiting.append(self._loaded(images, keys, rows))
             if index + 1 == len(plan) or plan[index + 1][0] != step:
                 yield waiting
                 waiting = []
 
-    def _views(self, images: Any, keys: Any, rows: Any) -> Views:
+    def _loaded(self, images: Any, keys: Any, rows: Any) -> Block:
         rows = torch.as_tensor(rows)
         targets = None if self.targets is None else torch.from_numpy(self.targets)[rows]
-        return make_views(torch.as_tensor(images).float(), torch.as_tensor(keys), rows, self.recipe, targets)
+        return Block(torch.as_tensor(images), torch.as_tensor(keys), rows, self.recipe, targets)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A micro-batch as read: ``images`` ``B C *S`` in storage type, ``keys`` ``B V``, ``volume`` ``B``."""
+
+    images: Tensor
+    keys: Tensor
+    volume: Tensor
+    recipe: ViewRecipe
+    targets: Tensor | None = None
+
+    def views(self, device: torch.device) -> Views:
+        """Move the voxels to ``device``, in storage type, and draw the views there."""
+        images = self.images.to(device, non_blocking=True).float()
+        targets = None if self.targets is None else self.targets.to(device)
+        return make_views(images, self.keys.to(device), self.volume.to(device), self.recipe, targets)

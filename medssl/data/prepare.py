@@ -22,7 +22,7 @@ from medssl.core.errors import PoolError
 from medssl.core.files import read_json, write_json
 from medssl.core.progress import bar
 from medssl.core.types import Geometry
-from medssl.data.loader import Prepared
+from medssl.data.prepared import Prepared
 from medssl.pool.catalog import VOLUMES, Catalog
 from medssl.pool.pool import Pool
 from medssl.pool.shards import ShardWriter, VolumeReader, shard_path
@@ -35,6 +35,10 @@ class PrepareConfig(Config):
     """What every image becomes.
 
     CT is windowed in HU; everything else by percentiles of its tissue, or by the VOI window that came with it.
+    ``shape`` is what an encoder sees. ``fit``: ``pad`` scales the longest side to it, ``stretch`` every side, ``crop``
+    keeps the extent (padded where it is smaller), to be read by boxes of ``shape``. ``spacing_mm`` (in the order of
+    ``shape``) resamples first, after bringing volumes to RAS. ``foreground`` cuts away the air around the patient.
+    ``codec``: ``none`` is read fastest and takes most room.
     """
 
     shape: Annotated[tuple[Annotated[int, Gt(0)], ...], Len(2, 3)] = (224, 224)
@@ -42,7 +46,10 @@ class PrepareConfig(Config):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     window: Literal["percentiles", "voi"] = "percentiles"
     percentiles: Span = (0.005, 0.995)
-    aspect: Literal["pad", "stretch"] = "pad"
+    fit: Literal["pad", "stretch", "crop"] = "pad"
+    spacing_mm: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(2, 3)] | None = None
+    foreground: bool = False
+    codec: Literal["lz4", "none"] = "lz4"
 
     @property
     def geometry(self) -> Geometry:
@@ -157,7 +164,7 @@ def resizer(config: PrepareConfig) -> Any:
     """Return a function from ``C *S`` float32 to the prepared ``C *shape`` float16 (MONAI; anti-aliased area means)."""
     from monai.transforms import Compose, Resize, ResizeWithPadOrCrop
 
-    if config.aspect == "stretch":
+    if config.fit == "stretch":
         chain = Compose([Resize(config.shape, mode="area")])
     else:
         longest = Resize(max(config.shape), size_mode="longest", mode="area")

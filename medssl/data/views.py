@@ -31,10 +31,14 @@ class Stream(IntEnum):
 class View:
     """How one view is drawn; the defaults draw nothing.
 
-    ``crop_scale``: share of the image's area or volume kept. ``crop_ratio``: largest aspect ratio. ``flip``: chance a
-    last-axis mirror (0 where laterality matters). ``contrast``, ``brightness``: largest relative and absolute change.
-    ``gamma``: largest change of log-gamma. ``noise``: largest standard deviation.
+    ``size``: its shape, where that is not the geometry's (local crops of multi-crop). ``crop_scale``: share of the
+    image's area or volume kept. ``crop_ratio``: largest aspect ratio. ``flip``: chance of a last-axis mirror (0 where
+    laterality matters). ``contrast``, ``brightness``: largest relative and absolute change. ``gamma``: largest change of
+    log-gamma. ``noise``: largest standard deviation. ``blur``: largest standard deviation of a Gaussian, in voxels of
+    the view; ``blur_chance``: how often.
     """
+
+    size: tuple[int, ...] | None = None
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: float = 1.0
@@ -43,6 +47,8 @@ class View:
     brightness: float = 0.0
     gamma: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
+    blur_chance: float = 1.0
 
 
 @dataclass(frozen=True)

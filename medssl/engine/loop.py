@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from medssl.core.batch import Progress, StepOutput, Trainable, Views
+from medssl.core.batch import Loaded, Progress, StepOutput, Trainable, Views
 from medssl.core.errors import Preempted, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.progress import bar, stderr
 from medssl.engine import checkpoint
-from medssl.engine.monitors import Monitor
+from medssl.engine.monitors.base import Monitor
 from medssl.engine.optim import LoopConfig, build_optimiser, learning_rate
 
 NON_FINITE_LIMIT = 5
@@ -36,7 +36,7 @@ class Feed(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimiser steps an epoch."""
 
-    def steps(self, first: int, total: int) -> Iterator[list[Views]]:
+    def steps(self, first: int, total: int) -> Iterator[list[Loaded]]:
         """Yield the micro-batches of steps ``first … total - 1``."""
 
 
@@ -95,14 +95,15 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
             micro = meter.fetch(batches, device)
             rate = learning_rate(step, total, config)
             with keyed_generator(device, session.seed, step):
-                output = optimise(model, optimiser, micro, Progress(step, total), rate, config, device)
+                now = Progress(step, total, step // feed.steps_per_epoch)
+                output = optimise(model, optimiser, micro, now, rate, config, device)
             failures = 0 if output is not None else failures + 1
             progress = Progress(step + 1, total, (step + 1) // feed.steps_per_epoch)
             if output is None:
                 skip(session, micro, step, failures)
             else:
                 meter.add(output, sum(map(len, micro)))
-            model.on_step_end(progress)
+                model.on_step_end(progress)
             report(session, model, progress, meter, rate, config)
             shown.advance(text=meter.text())
             last, asked = step + 1 == total, stopping.is_set() or step + 1 == session.stop_after
@@ -163,10 +164,12 @@ def report(
     session: Session, model: nn.Module, progress: Progress, meter: Meter, rate: float, config: LoopConfig
 ) -> None:
     """Log figures every ``log_steps``, and whatever the monitors saw."""
+    figures: dict[str, float] = {}
     if progress.step % config.log_steps == 0 or progress.step == progress.total_steps:
-        session.journal.metrics(progress.step, {**meter.flush(), "lr": rate})
+        figures = {**meter.flush(), "lr": rate}
+        session.journal.metrics(progress.step, figures)
     for monitor in session.monitors:
-        seen = monitor.after_step(model, progress)
+        seen = monitor.after_step(model, progress, figures)
         if seen is not None:
             session.journal.metrics(progress.step, seen.figures)
             for alarm in seen.alarms:
@@ -183,12 +186,12 @@ class Meter:
         self._waited, self._since = 0.0, time.perf_counter()
         self._last: dict[str, float] = {}
 
-    def fetch(self, batches: Iterator[list[Views]], device: torch.device) -> list[Views]:
-        """Take the next micro-batches, timing the wait."""
+    def fetch(self, batches: Iterator[list[Loaded]], device: torch.device) -> list[Views]:
+        """Take the next micro-batches, timing the wait, and draw their views."""
         start = time.perf_counter()
-        micro = [batch.to(device) for batch in next(batches)]
+        loaded = next(batches)
         self._waited += time.perf_counter() - start
-        return micro
+        return [batch.views(device) for batch in loaded]
 
     def add(self, output: StepOutput, images: int) -> None:
         """Count one step."""

@@ -1,51 +1,124 @@
-"""The loop's settings, its optimiser, and its learning-rate schedule."""
+"""The loop's settings, its optimiser, and the schedules of learning rate and weight decay."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
+from torch import nn
 
 from medssl.core.batch import ParamGroup
-from medssl.core.config import Config
+from medssl.core.config import Config, Fraction
+
+BOOKKEEPING = frozenset(
+    {"workers", "log_steps", "checkpoint_epochs", "keep_checkpoints", "compile", "recompute", "distribution"}
+)
 
 
 class LoopConfig(Config):
-    """How training runs. ``lr`` is for 256 images an optimiser step and scales linearly with their number."""
+    """How training runs.
+
+    ``batch_size`` counts the images of a micro-batch over all processes together, so that a result does not depend on
+    their number. ``lr`` is for ``lr_batch`` images an optimiser step and scales with their number, linearly or as the
+    square root (``lr_rule``). ``weight_decay`` moves to ``weight_decay_end`` over the run by half a cosine.
+    ``layer_decay`` multiplies the rate once a layer, from the deepest down to the stem. ``recompute`` trades a third
+    more computation for the memory of activations (Chen 2016).
+    ``crops``: taken from each block that is read. ``balance``: makes its groups equally frequent.
+    """
 
     epochs: Annotated[int, Gt(0)] = 20
     batch_size: Annotated[int, Gt(0)] = 128
     accumulate: Annotated[int, Gt(0)] = 1
+    crops: Annotated[int, Gt(0)] = 1
+    balance: Literal["modality", "site", "patient"] | None = None
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Gt(0)] = 1.5e-4
-    weight_decay: Annotated[float, Ge(0)] = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
+    lr_rule: Literal["linear", "sqrt"] = "linear"
+    lr_batch: Annotated[int, Gt(0)] = 256
+    lr_end: Fraction = 0.0  # of the peak
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_fraction: Annotated[float, Ge(0)] = 0.1
+    weight_decay: Annotated[float, Ge(0)] = 0.05
+    weight_decay_end: Annotated[float, Ge(0)] | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     clip_norm: Annotated[float, Gt(0)] | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    recompute: bool = False
+    distribution: Literal["ddp", "fsdp"] = "ddp"
     workers: Annotated[int, Ge(0)] = 0
     log_steps: Annotated[int, Gt(0)] = 10
     checkpoint_epochs: Annotated[int, Gt(0)] = 5
+    keep_checkpoints: Annotated[int, Gt(0)] = 2
+
+    @property
+    def images_a_step(self) -> int:
+        """Images an optimiser step, over micro-batches and processes."""
+        return self.batch_size * self.accumulate
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that can change a result: all but those of speed and bookkeeping."""
-        return {k: v for k, v in self.data().items() if k not in ("workers", "log_steps", "checkpoint_epochs")}
+        return {k: v for k, v in self.data().items() if k not in BOOKKEEPING}
 
 
 def build_optimiser(groups: list[ParamGroup], config: LoopConfig) -> torch.optim.Optimizer:
-    """Return AdamW, or SGD with Nesterov momentum ``betas[0]``, over ``groups``."""
-    named = [{"params": g.params, "weight_decay": g.weight_decay, "lr_scale": g.lr_scale} for g in groups]
+    """Return AdamW, or SGD with Nesterov momentum ``betas[0]``, over ``groups``; fused kernels do the arithmetic."""
+    named = [
+        {"params": g.params, "weight_decay": g.weight_decay, "lr_scale": g.lr_scale, "frozen_epochs": g.frozen_epochs}
+        for g in groups
+    ]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(named, lr=config.lr, momentum=config.betas[0], nesterov=True)
-    return torch.optim.AdamW(named, lr=config.lr, betas=config.betas)
+        return torch.optim.SGD(named, lr=config.lr, momentum=config.betas[0], nesterov=True, fused=True)
+    return torch.optim.AdamW(named, lr=config.lr, betas=config.betas, fused=True)
+
+
+def layered(groups: list[ParamGroup], layers: Sequence[nn.Module], decay: float) -> list[ParamGroup]:
+    """Split ``groups`` by depth: layer ``i`` of ``n`` learns at ``decay ** (n - i)``, what is in none at the full rate.
+
+    Source: BEiT, Bao 2022 (arXiv 2106.08254), appendix; as MAE fine-tunes.
+    """
+    if decay == 1:
+        return groups
+    depth = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}
+    split: dict[tuple[str, int], ParamGroup] = {}
+    for group in groups:
+        for parameter in group.params:
+            i = depth.get(id(parameter), len(layers))
+            scale = group.lr_scale * decay ** (len(layers) - i)
+            key = group.name, i
+            made = ParamGroup(f"{group.name}.{i}", [], group.weight_decay, scale, group.frozen_epochs)
+            split.setdefault(key, made).params.append(parameter)
+    return list(split.values())
+
+
+def peak_rate(config: LoopConfig) -> float:
+    """Return the highest learning rate, scaled to the images an optimiser step."""
+    ratio = config.images_a_step / config.lr_batch
+    return config.lr * (ratio if config.lr_rule == "linear" else math.sqrt(ratio))
 
 
 def learning_rate(step: int, total_steps: int, config: LoopConfig) -> float:
-    """Return the rate at ``step``: linear warm-up, then half a cosine to zero (Loshchilov 2017)."""
-    peak = config.lr * config.batch_size * config.accumulate / 256
+    """Return the rate at ``step``: linear warm-up, then half a cosine (Loshchilov 2017) or a constant."""
+    peak = peak_rate(config)
     warmup = max(1, round(config.warmup_fraction * total_steps))
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+    if config.schedule == "constant":
+        return peak
+    return half_cosine(peak, config.lr_end * peak, (step - warmup) / max(1, total_steps - warmup))
+
+
+def decay_factor(step: int, total_steps: int, config: LoopConfig) -> float:
+    """Return what to multiply a group's weight decay by at ``step`` (DINO moves it from .04 to .4)."""
+    if config.weight_decay_end is None or not config.weight_decay:
+        return 1.0
+    return half_cosine(config.weight_decay, config.weight_decay_end, step / max(1, total_steps)) / config.weight_decay
+
+
+def half_cosine(start: float, end: float, fraction: float) -> float:
+    """Return the value at ``fraction`` in [0, 1] of the way from ``start`` to ``end`` along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * fraction))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from medssl.core.batch import Views
 from medssl.core.keys import view_keys
 from medssl.core.progress import bar
-from medssl.data.loader import Prepared
+from medssl.data.prepared import Prepared
 from medssl.data.views import make_views
-from medssl.engine.monitors import pooled
+from medssl.engine.monitors.representation import pooled
 from medssl.methods.base import SCORING_BATCH, Method
 from medssl.models.encoders.base import Encoder
 

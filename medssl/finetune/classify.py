@@ -21,7 +21,7 @@ from medssl.core.batch import ParamGroup, Progress, StepOutput, Views, decay_gro
 from medssl.core.config import Config, Fraction, Span
 from medssl.core.errors import EncoderError
 from medssl.core.files import atomic, read_json, write_json
-from medssl.data.loader import Prepared
+from medssl.data.prepared import Prepared
 from medssl.data.views import View, ViewRecipe
 from medssl.engine.optim import LoopConfig
 from medssl.models.build import load_encoder, save_encoder
@@ -111,6 +111,10 @@ class Classifier(nn.Module):
         """Head at the full rate, encoder at its share of it (absent when frozen)."""
         parts = {"head": (self.head, 1.0), "encoder": (self.encoder, self.config.encoder_lr_scale)}
         return decay_groups(parts, weight_decay)
+
+    def layers(self) -> list[nn.Module]:
+        """The encoder's layers, shallow to deep."""
+        return self.encoder.layers()
 
     @torch.no_grad()
     def probabilities(self, data: Prepared, device: torch.device, batch_size: int = 64) -> NDArray[np.float64]:

@@ -90,6 +90,14 @@ class Method(nn.Module, ABC, Generic[C]):
             self.train(was_training)
         return torch.cat(parts)
 
+    def layers(self) -> list[nn.Module]:
+        """Return the encoder's layers, shallow to deep."""
+        return self.encoder.layers()
+
+    def alarms(self, figures: Mapping[str, float], progress: Progress) -> tuple[str, ...]:
+        """Say what the mean figures since the last report betray: collapse, a task too easy or never learned."""
+        return ()
+
     def export(self) -> Encoder:
         """Return the encoder to keep; the teacher where the paper says so."""
         return self.encoder

@@ -12,8 +12,8 @@ from rich.text import Text
 from medssl.core.errors import GateRefused
 from medssl.core.files import read_json, write_json
 from medssl.core.types import Role
-from medssl.data.loader import Prepared
 from medssl.data.prepare import prepare
+from medssl.data.prepared import Prepared
 from medssl.engine.loop import device_for
 from medssl.engine.scoring import embed
 from medssl.evaluation.evaluate import Examples

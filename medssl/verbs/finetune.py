@@ -13,8 +13,9 @@ from medssl.core.errors import LabelError
 from medssl.core.files import write_json
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.data.loader import Prepared, TrainingFeed
+from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import prepare
+from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.engine.loop import Session, device_for, train
 from medssl.engine.scoring import embed

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from medssl.core.errors import PoolError, TrainingError
 from medssl.core.types import Role
-from medssl.data.loader import Prepared, TrainingFeed
+from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import prepare
+from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.engine import checkpoint
 from medssl.engine.loop import Session, device_for, train
-from medssl.engine.monitors import RepresentationMonitor, pooled
+from medssl.engine.monitors.representation import RepresentationMonitor, pooled
 from medssl.evaluation.representation import feature_std, rankme
 from medssl.methods.base import METHODS, Method
 from medssl.models.build import build_encoder, save_encoder, seeded

@@ -16,8 +16,8 @@ from rich.text import Text
 from medssl.core.errors import SelectionError
 from medssl.core.keys import generator
 from medssl.core.types import Role
-from medssl.data.loader import Prepared
 from medssl.data.prepare import picture, prepare
+from medssl.data.prepared import Prepared
 from medssl.pool.pool import Pool
 from medssl.review.contact_sheet import Listed, contact_sheet, preview, worklist_page
 from medssl.selection.guards import Candidates, candidates

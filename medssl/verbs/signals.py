@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from medssl.core.errors import SelectionError
 from medssl.core.types import Signal
-from medssl.data.loader import Prepared
 from medssl.data.prepare import prepare
+from medssl.data.prepared import Prepared
 from medssl.engine.loop import device_for
 from medssl.engine.scoring import embed, pretext_losses
 from medssl.finetune.classify import load_classifier

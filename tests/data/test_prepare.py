@@ -64,7 +64,7 @@ def test_resizing_keeps_proportions_unless_told_to_stretch() -> None:
     assert padded.shape == (1, 16, 16)
     assert padded[0, :4].max() == 0
     assert padded[0, 4:12].min() == 1
-    assert resizer(PrepareConfig(shape=(16, 16), aspect="stretch"))(wide).min() == 1
+    assert resizer(PrepareConfig(shape=(16, 16), fit="stretch"))(wide).min() == 1
 
 
 def test_unchanged_settings_find_the_prepared_data_and_changed_ones_make_new(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_unchanged_settings_find_the_prepared_data_and_changed_ones_make_new(tmp
     stamp = (first.shards / "00000.tar").stat().st_mtime_ns
     again = prepare(pool, PrepareConfig(shape=(16, 16)))
     assert (again.shards / "00000.tar").stat().st_mtime_ns == stamp
-    other = prepare(pool, PrepareConfig(shape=(16, 16), aspect="stretch"))
+    other = prepare(pool, PrepareConfig(shape=(16, 16), fit="stretch"))
     assert other.shards != first.shards
     assert again.images(np.arange(3)).shape == (3, 1, 16, 16)
     assert first.catalog.volumes["volume"].equals(pool.catalog.volumes["volume"])

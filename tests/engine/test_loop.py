@@ -3,91 +3,20 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from memory_feed import CPU, IMAGES, Images, Memory, Ready, Regression, method
 from torch import nn
 
-from medssl.core.batch import ParamGroup, Progress, StepOutput, Views, decay_groups
+from medssl.core.batch import Views, decay_groups
 from medssl.core.errors import Preempted, TrainingError
-from medssl.core.keys import uniform, view_keys
-from medssl.core.types import Geometry
-from medssl.data.sampler import Sampler
 from medssl.engine import checkpoint
 from medssl.engine.loop import Session, train
-from medssl.engine.monitors import RepresentationMonitor
+from medssl.engine.monitors.representation import RepresentationMonitor
 from medssl.engine.optim import LoopConfig, build_optimiser, learning_rate
-from medssl.methods.base import METHODS
-from medssl.models.build import build_encoder, seeded
-from medssl.models.encoders.base import ENCODERS
-
-CPU = torch.device("cpu")
-IMAGES = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-class Memory:
-    """A journal that remembers."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, Mapping[str, float]]] = []
-        self.notes: list[str] = []
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.seen.append((step, dict(values)))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-class Images:
-    """A feed of keyed batches from memory."""
-
-    def __init__(self, batch_size: int, accumulate: int = 1, poison: int | None = None) -> None:
-        self.sampler, self.poison = Sampler(len(IMAGES), batch_size, accumulate, 0), poison
-        self.steps_per_epoch = self.sampler.steps_per_epoch
-
-    def steps(self, first: int, total: int) -> Iterator[list[Views]]:
-        for step in range(first, total):
-            epoch, batches = self.sampler.step(step)
-            made = []
-            for rows in batches:
-                keys = torch.from_numpy(view_keys(0, epoch, rows, 1))
-                images = IMAGES[rows] * (float("nan") if self.poison is not None and step >= self.poison else 1.0)
-                made.append(Views((images,), keys, torch.from_numpy(rows)))
-            yield made
-
-
-class Regression(nn.Module):
-    """Predicts a keyed number; the loss does not couple the batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.GELU(), nn.Linear(8, 1)), "net")
-        self.ended: list[int] = []
-
-    def training_step(self, batch: Views, progress: Progress) -> StepOutput:
-        error = self.net(batch.images[0])[:, 0] - uniform(batch.keys[:, 0], 1, 0)[:, 0]
-        return StepOutput(error.square().mean(), {"error": error.abs().mean().detach()})
-
-    def normaliser(self, batch: Views) -> torch.Tensor:
-        return torch.tensor(float(len(batch)))
-
-    def on_step_end(self, progress: Progress) -> None:
-        self.ended.append(progress.step)
-
-    def parameter_groups(self, weight_decay: float) -> list[ParamGroup]:
-        return decay_groups({"net": (self.net, 1.0)}, weight_decay)
-
-
-def method(name: str, encoder: str, config: dict[str, Any]) -> nn.Module:
-    made = build_encoder(encoder, ENCODERS.load(encoder).config_class.parse(config), Geometry((16, 16)), seed=0)
-    plugin = METHODS.load(name)
-    return seeded(lambda: plugin(plugin.config_class(), made), "method")
-
 
 MODELS = {
     "mae on a ViT with drop-path": lambda: method(
@@ -124,7 +53,7 @@ def test_accumulating_equals_a_larger_batch(tmp_path: Path) -> None:
         feed = Images(size, accumulate)
         feed_steps = feed.steps
         feed.steps = lambda f, t, s=feed_steps: (  # type: ignore[method-assign]
-            [Views((b.images[0].double(),), b.keys, b.volume) for b in step] for step in s(f, t)
+            [Ready(Views((b.made.images[0].double(),), b.made.keys, b.made.volume)) for b in step] for step in s(f, t)
         )
         config = LoopConfig(epochs=4, batch_size=size, accumulate=accumulate, lr=1e-2)
         train(model, feed, config, Session(tmp_path / f"{size}", Memory()), CPU)

@@ -55,8 +55,12 @@ class Encoder(nn.Module, ABC):
         """Raise EncoderError where this encoder cannot see ``geometry``; called when the study loads."""
 
     @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """Return the layers, shallow to deep; each is called as a module, and together they hold most parameters."""
+
+    @abstractmethod
     def forward(self, images: Tensor, plan: TokenPlan | None = None) -> Features:
-        """Encode ``B C *S`` images."""
+        """Encode ``B C *S`` images; a size other than ``geometry.shape`` works where the patches tile it."""
 
 
 def centred(images: Tensor) -> Tensor:

@@ -64,6 +64,10 @@ class Resnet(Encoder):
         if config.width % 8:
             raise EncoderError(f"encoder.width: {config.width} is not a multiple of 8")
 
+    def layers(self) -> list[nn.Module]:
+        """Stem, then the stages."""
+        return [self.net.conv1, self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
+
     def forward(self, images: Tensor, plan: TokenPlan | None = None) -> Features:
         """Encode ``B C Y X``; ``maps`` are the last stage's features."""
         del plan  # a CNN has no tokens to drop; methods that need them are refused when the study loads

@@ -69,6 +69,10 @@ class Vit(TokenEncoder):
         if config.width % config.heads:
             raise EncoderError(f"encoder.heads: {config.heads} does not divide encoder.width {config.width}")
 
+    def layers(self) -> list[nn.Module]:
+        """Patch embedding, then the blocks."""
+        return [self.net.patch_embed, *self.net.blocks]
+
     def forward(self, images: Tensor, plan: TokenPlan | None = None) -> Features:
         """Encode ``B C Y X``; with ``plan.keep`` the tokens returned are the kept ones, in its order."""
         tokens = self.net.patch_embed(centred(images)) + self.positions  # B L D

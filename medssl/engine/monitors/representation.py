@@ -1,10 +1,9 @@
-"""Monitors watch training and raise alarms; they never change it."""
+"""Is the representation collapsing? Watched on fixed images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,22 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medssl.core.batch import Progress
+from medssl.engine.monitors.base import Observation
 from medssl.models.encoders.base import Encoder
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a monitor saw: figures to log, and alarms to say aloud."""
-
-    figures: Mapping[str, float]
-    alarms: tuple[str, ...] = ()
-
-
-class Monitor(Protocol):
-    """Something that looks at the model after some steps."""
-
-    def after_step(self, model: nn.Module, progress: Progress) -> Observation | None:
-        """Return what was seen, or None where this step is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +28,14 @@ class RepresentationMonitor:
     floors: Mapping[str, float]
     every: int
 
-    def after_step(self, model: nn.Module, progress: Progress) -> Observation | None:
+    def after_step(self, model: nn.Module, progress: Progress, figures: Mapping[str, float]) -> Observation | None:
         """Measure every ``every`` steps and after the last one."""
         if progress.step % self.every and progress.step != progress.total_steps:
             return None
-        figures = self.measure(pooled(self.encoder, self.images))
-        low = [(n, figures[n], floor) for n, floor in self.floors.items() if figures[n] < floor]
+        seen = self.measure(pooled(self.encoder, self.images))
+        low = [(n, seen[n], floor) for n, floor in self.floors.items() if seen[n] < floor]
         alarms = (f"the representation is collapsing: {n} {v:.3g} is below {f:.3g}" for n, v, f in low)
-        return Observation(figures, tuple(alarms))
+        return Observation(seen, tuple(alarms))
 
 
 @torch.no_grad()

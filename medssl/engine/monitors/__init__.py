@@ -1,0 +1,1 @@
+"""Monitors watch training and raise alarms; they never change it. One monitor a file."""
