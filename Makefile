@@ -1,8 +1,11 @@
-# setup: the product; check: lint, types, layers; test: the default suite; demo: the whole journey on synthetic scans
+# setup: the product; check: lint, types, layers; test: the default suite; demo: the whole journey on synthetic scans;
+# bench: side by side with other frameworks on this CPU (PEERS names a folder that holds them); bench-gpu: on a CUDA device
 PYTHON ?= python3
+PEERS ?= peers
 BIN := .venv/bin
+BENCH := PYTHONPATH=$(PEERS) $(BIN)/python tests/benchmarks
 
-.PHONY: setup check test test-slow demo clean
+.PHONY: setup check test test-slow demo peers bench bench-gpu clean
 
 setup: .venv/product
 demo: .venv/product

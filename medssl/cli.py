@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -24,8 +25,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pretrain on every unlabelled scan, prove that it transfers, choose what to label, fine-tune with few labels.",
 )
-pool_app = typer.Typer(no_args_is_help=True, help="Look at a pool.")
+pool_app = typer.Typer(no_args_is_help=True, help="Look at a pool, or copy one.")
 app.add_typer(pool_app, name="pool")
+
+DISTRIBUTED = ("pretrain", "embed")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study", show_default=False)]
 Overrides = Annotated[
@@ -48,7 +51,11 @@ Linkage = Annotated[
 def _call(verb: str, *args: Any, as_json: bool, **kwargs: Any) -> None:
     """Run ``medssl.verbs.<module>:<function>`` and print what it returns."""
     module, function = verb.split(":")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and module not in DISTRIBUTED:
+        raise MedsslError(f"{module} runs in one process; torchrun is for {' and '.join(DISTRIBUTED)}")
     result = getattr(import_module(f"medssl.verbs.{module}"), function)(*args, **kwargs)
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit(result.exit_code)  # rank 0 speaks for all
     if as_json:
         sys.stdout.write(json.dumps(result.data, indent=2, default=str) + "\n")
     else:
@@ -79,12 +86,19 @@ def ingest(
     workspace: Annotated[Path, typer.Option(metavar="DIR", help="the study's, where the run is journalled")] = Path(
         "workspace"
     ),
+    modality: Annotated[
+        str | None, typer.Option(metavar="CT|MR|…", help="of NIfTI files; default: as dataset.json says, else MR")
+    ] = None,
+    prepare: Annotated[
+        Path | None, typer.Option(metavar="STUDY.yaml", help="store nothing but what this study's prepare makes of it")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """DICOM into a pool: every file accounted for, nothing identifying inside."""
+    """DICOM and NIfTI into a pool: every file accounted for, nothing identifying inside."""
     options = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key, "linkage": linkage}
     options["workspace"] = workspace
-    _call("ingest:ingest", sources, pool, as_json=json, **options)
+    chosen = _study(prepare, None).prepare if prepare is not None else None
+    _call("ingest:ingest", sources, pool, as_json=json, modality=modality, prepare=chosen, **options)
 
 
 @pool_app.command("info", epilog="Example: medssl pool info pools/chest")
@@ -97,6 +111,25 @@ def pool_info(pool: PoolFolder, json: Json = False) -> None:
 def pool_verify(pool: PoolFolder, json: Json = False) -> None:
     """Check every stored byte and every promise of the catalog."""
     _call("pool:verify", pool, as_json=json)
+
+
+@pool_app.command("pull", epilog="Example: medssl pool pull s3://bucket/chest pools/chest --most-gb 200")
+def pool_pull(
+    url: Annotated[str, typer.Argument(metavar="URL", help="e.g. s3://… or file:///…", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="new, or an earlier copy", show_default=False)],
+    most_gb: Annotated[
+        float | None, typer.Option(min=0, help="fetch shards when they are read, and keep at most so much of them")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy a remote pool, whole or bit by bit as it is read; an interrupted or outdated copy goes on."""
+    _call("pool:pull", url, folder, as_json=json, most_gb=most_gb)
+
+
+@app.command(epilog="Example: medssl plan configs/chest_xray.yaml")
+def plan(study: StudyFile, overrides: Overrides = None, json: Json = False) -> None:
+    """Disk, memory and hours of a study, measured in a minute before anything starts; a sheet of example views."""
+    _call("plan:plan", _study(study, overrides), as_json=json)
 
 
 @app.command(epilog="Example: medssl pretrain configs/chest_xray.yaml loop.epochs=5")
@@ -116,6 +149,18 @@ def evaluate(
 ) -> None:
     """Does it transfer? Probes against baselines, and a verdict: go, no_go (exit code 4) or undecided."""
     _call("evaluate:evaluate", _study(study, overrides), as_json=json, task=task, encoder=encoder)
+
+
+@app.command(epilog="Example: medssl embed configs/chest_xray.yaml --out embeddings.parquet")
+def embed(
+    study: StudyFile,
+    overrides: Overrides = None,
+    encoder: EncoderOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="default: in the run's folder")] = None,
+    json: Json = False,
+) -> None:
+    """Write the encoder's features of every volume of the pool as one Parquet table."""
+    _call("embed:embed", _study(study, overrides), as_json=json, encoder=encoder, out=out)
 
 
 @app.command(
@@ -154,10 +199,11 @@ def finetune(
     task: Task = None,
     encoder: EncoderOption = None,
     allow_no_go: Annotated[bool, typer.Option("--allow-no-go", help="go on although the gate said no_go")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the last run of this task stopped")] = False,
     json: Json = False,
 ) -> None:
     """Turn few labels into a classifier."""
-    options = {"task": task, "encoder": encoder, "allow_no_go": allow_no_go}
+    options = {"task": task, "encoder": encoder, "allow_no_go": allow_no_go, "resume": resume}
     _call("finetune:finetune", _study(study, overrides), as_json=json, **options)
 
 

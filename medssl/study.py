@@ -5,6 +5,7 @@ Resolving a study checks names, values, and that encoder, method and image shape
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Recipe(Config):
     encoder: EncoderChoice
     method: MethodChoice
     loop: LoopConfig
+    init: Path | None = None  # weights to continue from: a run or encoder folder, a .safetensors or .pt file
 
     @model_validator(mode="before")
     @classmethod
@@ -125,6 +127,21 @@ class SelectionConfig(Config):
     pretext: Annotated[Recipe | None, _prefixed("selection.pretext")] = None
 
 
+class WatchConfig(Config):
+    """What is looked at while training, never changing it.
+
+    ``images`` (at most) are encoded every ``every_epochs`` (None: by rule, at a few percent of the time) to see a
+    collapse and, where ``task`` has labels of dev patients, to follow kNN and a probe. Pictures are made of as many
+    images as ``pictures`` says every ``pictures_epochs`` and at the end; 0: never.
+    """
+
+    task: str | None = None
+    images: Annotated[int, Gt(0)] = 256
+    every_epochs: Annotated[int, Gt(0)] | None = None
+    pictures: Annotated[int, Gt(0)] = 6
+    pictures_epochs: Annotated[int, Ge(0)] = 10
+
+
 class TrackingConfig(Config):
     """Where MLflow keeps runs; without ``uri``, MLFLOW_TRACKING_URI or a SQLite file in the workspace."""
 
@@ -148,6 +165,7 @@ class Study(Recipe):
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    watch: WatchConfig = Field(default_factory=WatchConfig)
     tasks: Annotated[dict[str, ClassifyConfig], BeforeValidator(_named_tasks)]
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
@@ -159,7 +177,8 @@ class Study(Recipe):
                 self.selection.pretext.check(self.prepare.geometry)
             except MedsslError as error:
                 raise type(error)(f"selection.pretext: {error}") from None
-        for where, task in (("evaluation.task", self.evaluation.task), ("selection.task", self.selection.task)):
+        asked = {f"{section}.task": getattr(self, section).task for section in ("evaluation", "selection", "watch")}
+        for where, task in asked.items():
             if task is not None and task not in self.tasks:
                 raise StudyError(f"{where}: {task!r} is not one of tasks: {', '.join(sorted(self.tasks)) or 'none'}")
         return self
@@ -179,11 +198,31 @@ class Study(Recipe):
             raise StudyError(f"task: {asked!r} is not one of the study's tasks: {known}; choose with --task")
         return asked
 
+    @property
+    def watched_task(self) -> str | None:
+        """The task whose dev labels are looked at while training: of ``watch``, of ``evaluation``, or the only one."""
+        only = next(iter(self.tasks)) if len(self.tasks) == 1 else None
+        return self.watch.task or self.evaluation.task or only
+
     def pretraining(self, images: str, recipe: Recipe | None = None) -> str:
         """Return the fingerprint of a pretraining: pool images, preparation, recipe, seed."""
         chosen = recipe or self
-        parts = chosen.encoder.data(), chosen.method.data(), chosen.loop.shaping()
+        parts: list[Any] = [chosen.encoder.data(), chosen.method.data(), chosen.loop.shaping()]
+        parts += [] if chosen.init is None else [digest_of(chosen.init)]
         return fingerprint(images, self.prepare.data(), *parts, self.seed)
+
+
+def digest_of(weights: Path) -> str:
+    """Return the SHA-256 of a file of weights, or of the encoder in a folder.
+
+    Raises:
+        StudyError: no such weights.
+    """
+    file = weights / "encoder.safetensors" if weights.is_dir() else weights
+    if not file.is_file():
+        raise StudyError(f"init: {weights} holds no weights, expected a run, an encoder folder, .safetensors or .pt")
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -30,20 +30,33 @@ def disc(patient: int, study: int, size: int = 40) -> tuple[np.ndarray, str]:
     return voxels, "bitten" if bitten else "round"
 
 
-def make_pool(path: Path, num_patients: int = 40, studies_each: int = 2, *, labelled: bool = True) -> Pool:
-    """Write a pool of discs, one volume a study; labels of task ``shape`` are on the study."""
+def cylinder(patient: int, study: int, size: int = 40, depth: int = 24) -> tuple[np.ndarray, str]:
+    """Return a disc through some of the slices, in noise."""
+    voxels, value = disc(patient, study, size)
+    rng = generator("cylinder", patient, study)
+    first, last = rng.integers(2, depth // 3), rng.integers(2 * depth // 3, depth - 2)
+    slices = np.repeat(voxels[None], depth, axis=0)
+    slices[:first], slices[last:] = 200, 200
+    return (slices + rng.normal(0, 20, slices.shape)).clip(0, 4095).astype(np.uint16), value
+
+
+def make_pool(
+    path: Path, num_patients: int = 40, studies_each: int = 2, *, labelled: bool = True, ndim: int = 2
+) -> Pool:
+    """Write a pool of discs or cylinders, one volume a study; labels of task ``shape`` are on the study."""
     pool = Pool.create(path, KEY)
     volumes, instances, labels = [], [], []
     with ShardWriter(pool.shards, 0, "zstd") as shard:
         for patient in range(num_patients):
             person = KEY.hmac("patient", str(patient))
             for study in range(studies_each):
-                voxels, value = disc(patient, study)
+                voxels, value = disc(patient, study) if ndim == 2 else cylinder(patient, study)
                 ids = {level: KEY.hmac(level, str(patient), str(study)) for level in ("volume", "study", "series")}
                 row = dict.fromkeys(VOLUMES) | ids | {
-                    "patient": person, "role": str(pool.role_of(person, KEY)), "modality": "DX", "axes": "YX",
+                    "patient": person, "role": str(pool.role_of(person, KEY)), "modality": "DX" if ndim == 2 else "MR",
+                    "axes": "ZYX"[-ndim:],
                     "scanner": f"vendor {patient % 3}", "shape": list(voxels.shape), "dtype": str(voxels.dtype),
-                    "spacing_mm": [1.0, 1.0], "units": "stored", "slope": 1.0, "intercept": 0.0, "flags": [],
+                    "spacing_mm": [1.0] * ndim, "units": "stored", "slope": 1.0, "intercept": 0.0, "flags": [],
                     "photometric": "MONOCHROME2",
                 }  # fmt: skip
                 volumes.append(row | asdict(shard.add(ids["volume"], voxels)))

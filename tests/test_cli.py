@@ -11,8 +11,8 @@ from small_pool import KEY, make_pool
 from medssl.cli import app, main
 
 VERBS = [
-    "ingest", "pretrain", "evaluate", "select-for-labeling", "import-labels", "finetune", "predict", "review", "demo",
-    "methods", "strategies", "encoders", "doctor", "pool info", "pool verify",
+    "ingest", "plan", "pretrain", "evaluate", "embed", "select-for-labeling", "import-labels", "finetune", "predict",
+    "review", "demo", "methods", "strategies", "encoders", "doctor", "pool info", "pool verify", "pool pull",
 ]  # fmt: skip
 
 
@@ -75,6 +75,14 @@ def test_pool_info_and_verify(run, tmp_path: Path) -> None:
     assert "00000.tar" in err
 
 
+def test_pool_pull_copies_a_pool_and_says_what_it_did(run, tmp_path: Path) -> None:
+    pool = make_pool(tmp_path / "pool", 6)
+    code, out, _ = run("pool", "pull", f"file://{pool.path}", tmp_path / "copy", "--most-gb", 1, "--json")
+    assert (code, json.loads(out)["volumes"], json.loads(out)["most_bytes"]) == (0, 12, 10**9)
+    assert run("pool", "verify", tmp_path / "copy")[0] == 0
+    assert "a copy of 12 volumes" in run("pool", "pull", f"file://{pool.path}", tmp_path / "copy")[1]
+
+
 def test_training_refuses_a_flipped_byte(run, tmp_path: Path, study_file: Path) -> None:
     pool = make_pool(tmp_path / "pool", 6)
     shard = pool.shards / "00000.tar"
@@ -120,6 +128,10 @@ def test_bad_input_is_one_line_with_exit_code_2(run, tmp_path: Path, study_file:
         (("select-for-labeling", study_file, "selection.budget=500"), "selection.budget 500 is more than the"),
         (("predict", tmp_path / "empty", tmp_path / "texts"), "model.json"),
         (("demo", "--out", tmp_path / "texts"), "is not empty"),
+        (("pool", "pull", f"file://{tmp_path}", tmp_path / "new"), "no pool.json there"),
+        (("pool", "pull", f"file://{tmp_path / 'pool'}", tmp_path / "texts"), "not a copy of a remote pool"),
+        (("embed", study_file), "run `medssl pretrain` first"),
+        (("plan", study_file, "loop.crops=3"), "is not a multiple of loop.crops 3"),
     ]
     for words, expected in cases:
         code, out, err = run(*words)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, export, nn
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class StepOutput:
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+export.register_dataclass(StepOutput)  # FSDP looks for tensors in what a step returns
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # rank 0 speaks for all
+
+SPEED_PERIOD_S = 600.0  # a step of minutes still has a speed
 
 
 class Bar:
@@ -28,9 +32,19 @@ class Bar:
 @contextmanager
 def bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Show a progress bar while the block runs (nothing when stderr is not a terminal)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns_end = (TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, *columns_end, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
+    count = MofNCompleteColumn(table_column=Column(no_wrap=True))  # a narrow terminal shortens the bar alone
+    left = TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True))
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        count,
+        left,
+        TextColumn("{task.fields[text]}"),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+        speed_estimate_period=SPEED_PERIOD_S,
+    ) as progress:
         yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -56,10 +56,14 @@ class Signal(StrEnum):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The spatial shape ``*S`` (``Y X`` or ``Z Y X``) and the channel count of what a model sees."""
+    """The spatial shape ``*S`` (``Y X`` or ``Z Y X``) and the channel count of what a model sees.
+
+    ``spacing_mm`` is known, up to a factor common to all axes, where preparation fixes it.
+    """
 
     shape: tuple[int, ...]
     channels: int = 1
+    spacing_mm: tuple[float, ...] | None = field(default=None, compare=False)
 
     @property
     def ndim(self) -> int:

@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl.core.types import Geometry, Role
 from medssl.pool.catalog import Catalog
-from medssl.pool.shards import VolumeReader
+from medssl.pool.reader import Box, VolumeReader
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Prepared:
     """Prepared volumes of a pool: ``C *S`` float16 in [0, 1] each, rows in the order of ``catalog``.
 
     ``cropped``: volumes keep their own extent, at least ``geometry.shape`` an axis (the catalog's ``shape`` says how
-    large), and are read by boxes of it; else every volume has exactly ``geometry.shape``.
+    large), and are read by boxes of it; else every volume has exactly ``geometry.shape``. ``points`` is the table of
+    where their tissue is.
     """
 
     shards: Path
     catalog: Catalog
     geometry: Geometry
     cropped: bool = False
+    points: Path | None = None
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -55,13 +58,25 @@ class Prepared:
         """The spatial shape of each row, ``N ndim``."""
         return np.array(self.catalog.volumes["shape"].to_list(), np.int64).reshape(len(self), -1)[:, 1:]
 
+    @cached_property
+    def foreground(self) -> NDArray[np.int32]:
+        """Voxels of tissue, ``N P ndim``, spread over each volume, for crops that are to hold some.
+
+        The middle of each volume where nobody looked for tissue: where volumes are not cropped.
+        """
+        if self.points is None:
+            return (self.shapes // 2).astype(np.int32)[:, None]
+        known = pl.read_parquet(self.points)
+        asked = self.catalog.volumes.select("volume").join(known, on="volume", maintain_order="left")
+        flat = asked["points"].explode().to_numpy().astype(np.int32)
+        return flat.reshape(len(self), -1, self.geometry.ndim) if len(self) else flat.reshape(0, 1, self.geometry.ndim)
+
     def images(self, rows: NDArray[np.int64]) -> Tensor:
         """Return ``B C *S`` float32: whole volumes, or their middle boxes where they are cropped."""
-        return torch.from_numpy(np.stack([self._middle(int(row)) for row in rows])).float()
+        boxes = [self.middle(int(row)) for row in rows] if self.cropped else None
+        return torch.from_numpy(self.reader.read_many(rows, boxes)).float()
 
-    def _middle(self, row: int) -> NDArray[np.float16]:
-        if not self.cropped:
-            return self.reader.read(row)
+    def middle(self, row: int) -> Box:
+        """Return the box of ``geometry.shape`` in the middle of a volume."""
         first = (self.shapes[row] - self.geometry.shape) // 2
-        spans = (slice(int(a), int(a) + n) for a, n in zip(first, self.geometry.shape, strict=True))
-        return self.reader.read(row, (slice(None), *spans))
+        return (slice(None), *(slice(int(a), int(a) + n) for a, n in zip(first, self.geometry.shape, strict=True)))

@@ -14,6 +14,11 @@ from torch import Tensor
 
 from medssl.core.batch import Views
 from medssl.core.keys import uniform
+from medssl.data.crops import cut
+from medssl.data.memory import empty
+from medssl.data.resample import blur_matrix, box_matrix, resample
+
+CHUNK = 2**19  # voxels drawn at a time on a CPU
 
 
 class Stream(IntEnum):
@@ -23,6 +28,9 @@ class Stream(IntEnum):
     FLIP = 2
     INTENSITY = 3
     NOISE = 4
+    BLUR = 5
+    BLOCK = 6
+    BOX = 7
     MASK = 10
     ANGLE = 11
 
@@ -32,14 +40,14 @@ class View:
     """How one view is drawn; the defaults draw nothing.
 
     ``size``: its shape, where that is not the geometry's (local crops of multi-crop). ``crop_scale``: share of the
-    image's area or volume kept. ``crop_ratio``: largest aspect ratio. ``flip``: chance of a last-axis mirror (0 where
-    laterality matters). ``contrast``, ``brightness``: largest relative and absolute change. ``gamma``: largest change of
-    log-gamma. ``noise``: largest standard deviation. ``blur``: largest standard deviation of a Gaussian, in voxels of
-    the view; ``blur_chance``: how often.
+    image's area or volume kept; where every box has just ``size`` voxels it is sliced, not interpolated.
+    ``crop_ratio``: largest aspect ratio. ``flip``: chance of a last-axis mirror (0 where laterality matters).
+    ``contrast``, ``brightness``: largest relative and absolute change. ``gamma``: largest change of log-gamma.
+    ``noise``: largest standard deviation. ``blur``: largest standard deviation of a Gaussian, in voxels of the view;
+    ``blur_chance``: how often.
     """
 
     size: tuple[int, ...] | None = None
-
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: float = 1.0
     flip: float = 0.0
@@ -59,50 +67,115 @@ class ViewRecipe:
 
 
 def make_views(
-    images: Tensor, keys: Tensor, volume: Tensor, recipe: ViewRecipe, targets: Tensor | None = None
+    images: Tensor,
+    keys: Tensor,
+    volume: Tensor,
+    recipe: ViewRecipe,
+    targets: Tensor | None = None,
+    patient: Tensor | None = None,
 ) -> Views:
-    """Draw the views of a batch: ``images`` ``B C *S`` in [0, 1], ``keys`` ``B V``."""
+    """Draw the views of a batch: ``images`` ``B C *S`` in [0, 1] or uint8, ``keys`` ``B V``."""
     made = tuple(draw(images, keys[:, index], view) for index, view in enumerate(recipe.views))
-    return Views(made, keys, volume, targets)
+    return Views(made, keys, volume, targets, patient)
 
 
 def draw(images: Tensor, keys: Tensor, view: View) -> Tensor:
-    """Draw one view of each image ``B C *S`` from its key ``B``."""
-    if view.crop_scale != (1.0, 1.0) or view.crop_ratio != 1.0 or view.flip:
-        images = crop_resize(images, *crop_boxes(keys, images.ndim - 2, view))
+    """Draw one view of each image ``B C *S`` from its key ``B``, as float32."""
+    shape = tuple(images.shape[2:])
+    size = view.size or shape
+    moved = view.crop_scale != (1.0, 1.0) or view.crop_ratio != 1.0 or size != shape
+    sliced = moved and is_slice(view, shape)
+    if sliced or (view.flip and not moved):
+        images = slices(images, keys, view, size)
+    resampled = moved and not sliced
+    if not (resampled or view.blur or view.contrast or view.brightness or view.gamma or view.noise):
+        return in_unit_range(images)
+    if images.device.type != "cpu":
+        return change(images, keys, view, size, resampled=resampled)
+    num, made = max(1, CHUNK // images[:1].numel()), empty((*images.shape[:2], *size))
+    for part in range(0, len(images), num):  # what fits a cache is drawn faster, and the same bit by bit
+        now = slice(part, part + num)
+        made[now] = change(images[now], keys[now], view, size, resampled=resampled)
+    return made
+
+
+def slices(images: Tensor, keys: Tensor, view: View, size: tuple[int, ...]) -> Tensor:
+    """Cut and mirror without interpolation, in storage type."""
+    ndim = len(size)
+    room = torch.tensor(images.shape[2:], device=keys.device) - torch.tensor(size, device=keys.device) + 1
+    first = (uniform(keys, 2 * ndim, Stream.CROP)[:, ndim:] * room).long()
+    mirrored = uniform(keys, 1, Stream.FLIP)[:, 0] < view.flip if view.flip else None
+    return cut(images, torch.arange(len(images), device=keys.device), first, size, mirrored)
+
+
+def change(images: Tensor, keys: Tensor, view: View, size: tuple[int, ...], *, resampled: bool) -> Tensor:
+    """Resample where the view does, blur, and change intensities."""
+    images = in_unit_range(images)
+    matrices: list[Tensor] = []
+    if resampled:  # a box can be mirrored
+        matrices = box_matrices(*crop_boxes(keys, len(size), view), tuple(images.shape[2:]), size)
+    if view.blur:
+        u = uniform(keys, 2, Stream.BLUR)
+        sigma = torch.where(u[:, 1] < view.blur_chance, u[:, 0] * view.blur, 0.0)
+        blurs = [blur_matrix(sigma, view.blur, n) for n in size]
+        matrices = [blur @ box for blur, box in zip(blurs, matrices, strict=True)] if matrices else blurs
+    images = resample(images, matrices) if matrices else images
     if view.contrast or view.brightness or view.gamma:
         span = torch.tensor([view.contrast, view.brightness, view.gamma], device=images.device)
-        change = (uniform(keys, 3, Stream.INTENSITY) * 2 - 1) * span
-        images = adjust(images, 1 + change[:, 0], change[:, 1], change[:, 2].exp())
-    if view.noise:
-        images = add_noise(images, keys, view.noise)
-    return images
+        amount = (uniform(keys, 3, Stream.INTENSITY) * 2 - 1) * span
+        images = adjust(images, 1 + amount[:, 0], amount[:, 1], amount[:, 2].exp() if view.gamma else None)
+    return add_noise(images, keys, view.noise) if view.noise else images
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """Return float32 in [0, 1] from the storage type: float16 as it is, uint8 by 255."""
+    if images.dtype == torch.float32:
+        return images
+    made = empty(tuple(images.shape)).copy_(images) if images.device.type == "cpu" else images.float()
+    return made.div_(255) if images.dtype == torch.uint8 else made
+
+
+def is_slice(view: View, shape: tuple[int, ...]) -> bool:
+    """Say whether the view's boxes have exactly as many voxels as the view, so that none is interpolated."""
+    low, high = view.crop_scale
+    side = low ** (1 / len(shape))
+    sizes = zip(view.size or shape, shape, strict=True)
+    return low == high and view.crop_ratio == 1.0 and all(abs(side * n - size) < 1e-3 for size, n in sizes)
 
 
 def crop_boxes(keys: Tensor, ndim: int, view: View) -> tuple[Tensor, Tensor]:
     """Return centres and signed half-sizes, ``B ndim`` each, in units where the image spans [-1, 1] per axis.
 
-    The relative size is the ndim-th root of the scale, spread log-uniformly over the axes by the ratio; a negative
-    half-size on the last axis is a mirror.
+    The relative size is the ndim-th root of the scale, spread over the axes so that two of them differ by the ratio at
+    most (log-uniformly in 2D); a negative half-size on the last axis is a mirror.
     """
-    u = uniform(keys, 2 * ndim, Stream.CROP)
+    u = uniform(keys, 2 * ndim + 1, Stream.CROP)
     low, high = view.crop_scale
     scale = (low + (high - low) * u[:, :1]) ** (1 / ndim)
-    stretch = (u[:, 1:ndim] * 2 - 1) * torch.log(torch.tensor(view.crop_ratio)) / 2
-    stretch = torch.cat([stretch, -stretch.sum(1, keepdim=True)], dim=1).exp() if ndim > 1 else torch.ones_like(scale)
-    half = (scale * stretch).clamp(max=1.0)  # B ndim
-    centre = (u[:, ndim:] * 2 - 1) * (1 - half)
+    if ndim == 2:
+        stretch = (u[:, 1:2] * 2 - 1) * torch.log(torch.tensor(view.crop_ratio)) / 2
+        stretch = torch.cat([stretch, -stretch], dim=1)
+    else:
+        free = torch.cat([u[:, 1:ndim], u[:, -1:]], dim=1)
+        stretch = (free - free.mean(1, keepdim=True)) * torch.log(torch.tensor(view.crop_ratio))
+    half = (scale * stretch.exp()).clamp(max=1.0)  # B ndim
+    centre = (u[:, ndim : 2 * ndim] * 2 - 1) * (1 - half)
     mirrored = uniform(keys, 1, Stream.FLIP)[:, 0] < view.flip
     sign = torch.ones_like(half)
     sign[:, -1] = torch.where(mirrored, -1.0, 1.0)
     return centre, half * sign
 
 
-def crop_resize(images: Tensor, centre: Tensor, half: Tensor) -> Tensor:
-    """Resample the box of each image to the full shape, linearly (pixel centres as in align_corners=False)."""
-    theta = torch.diag_embed(half.flip(1))  # affine_grid counts axes from the last
-    theta = torch.cat([theta, centre.flip(1).unsqueeze(-1)], dim=2).to(images.dtype)
-    return warp(images, theta)
+def crop_resize(images: Tensor, centre: Tensor, half: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+    """Resample the box of each image to ``size`` (its own shape without), linearly, without aliasing."""
+    shape = tuple(images.shape[2:])
+    return resample(images, box_matrices(centre, half, shape, size or shape))
+
+
+def box_matrices(centre: Tensor, half: Tensor, shape: tuple[int, ...], size: tuple[int, ...]) -> list[Tensor]:
+    """Return the weights of `box_matrix` for every axis."""
+    axes = zip(centre.unbind(1), half.unbind(1), shape, size, strict=True)
+    return [box_matrix(*axis) for axis in axes]
 
 
 def warp(images: Tensor, theta: Tensor) -> Tensor:
@@ -111,17 +184,19 @@ def warp(images: Tensor, theta: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def adjust(images: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
+def adjust(images: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor | None = None) -> Tensor:
     """Change contrast about each image's mean, then brightness, then gamma; all ``B``; clipped to [0, 1]."""
     shape = (-1, *(1,) * (images.ndim - 1))
     mean = images.flatten(1).mean(1).view(shape)
-    changed = (images - mean) * contrast.view(shape) + mean + brightness.view(shape)
-    return changed.clamp(1e-6, 1).pow(gamma.view(shape))
+    changed = (images - mean).mul_(contrast.view(shape)).add_(mean).add_(brightness.view(shape)).clamp_(1e-6, 1)
+    return changed if gamma is None else changed.pow_(gamma.view(shape))
 
 
 def add_noise(images: Tensor, keys: Tensor, largest: float) -> Tensor:
     """Add Gaussian noise (Box-Muller over keyed draws) with a keyed standard deviation up to ``largest``."""
     num = images[0].numel()
-    u = uniform(keys, 2 * num + 1, Stream.NOISE)
-    normal = (-2 * (u[:, :num] + 2.0**-25).log()).sqrt() * (2 * torch.pi * u[:, num:-1]).cos()
-    return images + (u[:, -1:] * largest * normal).view_as(images)
+    half = (num + 1) // 2
+    u = uniform(keys, 2 * half + 1, Stream.NOISE)
+    radius, angle = (u[:, :half] + 2.0**-25).log_().mul_(-2).sqrt_(), u[:, half:-1] * (2 * torch.pi)
+    normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :num]
+    return images + normal.mul_(u[:, -1:] * largest).view_as(images)

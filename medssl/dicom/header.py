@@ -129,6 +129,11 @@ class Header:
     acquisition: Acquisition
     flags: frozenset[str] = frozenset()
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the decoded frame."""
+        return self.pixels.num_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Read:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIBRARIES = ("pydicom", "openjpeg", "pylibjpeg", "rle", "PIL")
+LIBRARIES = ("pydicom", "openjpeg", "pylibjpeg", "rle", "PIL", "nibabel.global")
 _silenced = False
 
 

@@ -15,6 +15,8 @@ class Reason(StrEnum):
     DICOMDIR = "dicomdir"
     REPORT_OBJECT = "report_object"
     NO_IMAGE_OBJECT = "no_image_object"
+    # not to be looked at without its image
+    LABEL_MAP = "label_map"
     # a sound file that this version does not turn into a volume
     ARCHIVE = "archive"
     OTHER_IMAGE_FORMAT = "other_image_format"
@@ -26,6 +28,8 @@ class Reason(StrEnum):
     MOSAIC = "mosaic"
     LOCALIZER = "localizer"
     SINGLE_SLICE = "single_slice"
+    TIME_AXIS = "time_axis"
+    OTHER_DIMENSION = "other_dimension"  # than `ingest --prepare` asks for
     # something that the operator must look at
     UNREADABLE = "unreadable"
     EMPTY = "empty"
@@ -57,6 +61,8 @@ class Reason(StrEnum):
         """What became of a file for this reason."""
         if self in NON_IMAGE:
             return Outcome.NON_IMAGE
+        if self is Reason.LABEL_MAP:
+            return Outcome.LABEL
         return Outcome.EXCLUDED if self in EXCLUDED else Outcome.QUARANTINED
 
 
@@ -73,6 +79,8 @@ EXCLUDED = frozenset(
         Reason.MOSAIC,
         Reason.LOCALIZER,
         Reason.SINGLE_SLICE,
+        Reason.TIME_AXIS,
+        Reason.OTHER_DIMENSION,
     }
 )
 

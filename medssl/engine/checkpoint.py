@@ -1,8 +1,14 @@
-"""Checkpoints appear whole, say which study they belong to, and bring back every bit of state."""
+"""Checkpoints appear whole, say which study they belong to, and bring back every bit of state.
+
+``checkpoints/step-00000120.pt`` holds model, optimiser, scaler and step; the last few are kept, and ``best.pt``. There
+is no generator to save: the loop keys it by seed and step, and the sampler is a function of the step. Tensors are
+saved whole, so that a run goes on with another number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,36 +16,74 @@ from typing import Any
 import torch
 from torch import nn
 
+from medssl.core.collectives import rank
 from medssl.core.errors import TrainingError
 from medssl.core.files import atomic
+from medssl.engine.distributed import full, sharded
+from medssl.engine.step import Stepper
 
-NAME = "checkpoint.pt"
+FOLDER = "checkpoints"
+State = dict[str, Any]
 
 
-def save(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, identity: Mapping[str, Any]
-) -> None:
-    """Write model, optimiser and step; ``identity`` is flat JSON that a resume must match.
+def kept(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest first."""
+    return sorted((folder / FOLDER).glob("step-*.pt"), reverse=True)
 
-    There is no generator to save: the loop keys it by seed and step.
-    """
-    state = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+
+def state_of(stepper: Stepper, step: int, identity: Mapping[str, Any], best: float | None = None) -> State:
+    """Return what a run goes on from; a collective. ``identity`` is flat JSON that a resume must match."""
+    return {
+        "model": full(stepper.model.state_dict()),
+        "optimiser": full(stepper.optimiser.state_dict()),
+        "scaler": stepper.scaler.state_dict(),
         "step": step,
+        "best": best,
         "identity": dict(identity),
     }
-    with atomic(folder / NAME) as partial:
-        torch.save(state, partial)
 
 
-def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]) -> int:
-    """Restore what `save` wrote and return the step to go on from.
+def save(folder: Path, state: State, *, keep: int) -> None:
+    """Write a checkpoint and drop all but the last ``keep``; rank 0 does.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or of a changed study (says what changed).
+        TrainingError: it cannot be written; the ones before are untouched.
     """
-    state = _read(folder)
+    if rank() != 0:
+        return
+    _write(folder / FOLDER / f"step-{state['step']:08d}.pt", state)
+    for old in kept(folder)[keep:]:
+        old.unlink()
+
+
+def save_best(folder: Path, state: State) -> None:
+    """Write the checkpoint that a monitor liked best so far; rank 0 does."""
+    if rank() == 0:
+        _write(folder / FOLDER / "best.pt", state)
+
+
+def _write(path: Path, state: State) -> None:
+    try:
+        with atomic(path) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "write failed"
+        free = shutil.disk_usage(path.parent).free / 2**30
+        raise TrainingError(
+            f"{path.parent.parent.name}/{FOLDER}/{path.name} cannot be written ({reason}, {free:.2f} GiB free); "
+            "make room, then go on with --resume"
+        ) from None
+
+
+def load(
+    folder: Path, stepper: Stepper, identity: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
+) -> tuple[int, float | None]:
+    """Restore the newest readable checkpoint and return its step and best figure.
+
+    Raises:
+        TrainingError: none can be read, or it is of a changed study (says what changed).
+    """
+    state = newest(folder, say)
     changed = sorted(k for k in {*state["identity"], *identity} if state["identity"].get(k) != identity.get(k))
     if changed:
         was, now = state["identity"].get(changed[0]), identity.get(changed[0])
@@ -48,24 +92,51 @@ def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ident
             f"--resume: {changed[0]} was {was!r} and is now {now!r}{others}; "
             "put it back, or start again without --resume"
         )
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+    restore(stepper, state)
+    return int(state["step"]), state["best"]
+
+
+def restore(stepper: Stepper, state: State) -> None:
+    """Put a state back into model, optimiser and scaler, sharded as they are."""
+    own = stepper.model.state_dict()
+    stepper.model.load_state_dict({name: sharded(value, own[name]) for name, value in state["model"].items()})
+    params = [p for group in stepper.optimiser.param_groups for p in group["params"]]
+    moments = {
+        index: {name: sharded(v, params[index]) if v.ndim else v for name, v in entry.items()}
+        for index, entry in state["optimiser"]["state"].items()
+    }
+    stepper.optimiser.load_state_dict({**state["optimiser"], "state": moments})
+    if stepper.scaler.is_enabled():
+        stepper.scaler.load_state_dict(state["scaler"])
 
 
 def load_model(folder: Path, model: nn.Module) -> None:
     """Restore the model alone from a finished run.
 
     Raises:
-        TrainingError: the checkpoint is damaged.
+        TrainingError: no checkpoint can be read.
     """
-    model.load_state_dict(_read(folder)["model"])
+    model.load_state_dict(newest(folder)["model"])
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(folder / NAME, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-        reason = type(error).__name__
-        raise TrainingError(f"{folder.name}/{NAME} cannot be read ({reason}); train again without --resume") from None
-    return state
+def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> State:
+    """Return the newest state that can be read; a damaged one is said and passed over.
+
+    Raises:
+        TrainingError: none can be read.
+    """
+    found = kept(folder)
+    for path in found:
+        try:
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+            say(f"{path.name} cannot be read ({type(error).__name__}); going back to the checkpoint before")
+    what = f"{len(found)} checkpoints cannot be read" if found else "no checkpoint"
+    raise TrainingError(f"{folder.name}: {what}; train again without --resume")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written; rank 0 does."""
+    for partial in (folder / FOLDER).glob(".*.partial") if rank() == 0 else ():
+        partial.unlink()

@@ -1,32 +1,38 @@
-"""The only training loop: anything `Trainable`, exact under accumulation, exact under resume.
+"""The only training loop: anything `Trainable`, exact under accumulation, exact under resume, on one process or many.
 
-A step draws its micro-batches first, so that each loss weighs by its share of the whole step's normaliser; then
-``k × b`` accumulated equals ``1 × kb``. All randomness is keyed by the step, so a resumed run needs no sampler state.
+All randomness is keyed by the step and all state is in model and optimiser, so a resumed run needs no sampler state.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from medssl.core.batch import Loaded, Progress, StepOutput, Trainable, Views
+from medssl.core.batch import Loaded, Progress, Trainable, Views
+from medssl.core.collectives import rank, world_size
 from medssl.core.errors import Preempted, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.progress import bar, stderr
+from medssl.core.score import Score
 from medssl.engine import checkpoint
+from medssl.engine.distributed import agreed, whole
+from medssl.engine.meter import Meter
 from medssl.engine.monitors.base import Monitor
-from medssl.engine.optim import LoopConfig, build_optimiser, learning_rate
+from medssl.engine.nonfinite import capture
+from medssl.engine.optim import LoopConfig
+from medssl.engine.step import Stepper
 
-NON_FINITE_LIMIT = 5
+NON_FINITE_LIMIT = 5  # steps in a row
+SCALE_LIMIT = 30  # fp16's first scale, 2**16, halves at each overflow
+BEST = "knn"  # the monitors' figure that `best.pt` is kept by
 
 
 class Feed(Protocol):
@@ -40,14 +46,17 @@ class Feed(Protocol):
         """Yield the micro-batches of steps ``first … total - 1``."""
 
 
-class Metrics(Protocol):
+class Record(Protocol):
     """The part of a journal that training writes to."""
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, step: int, values: Mapping[str, float | Score]) -> None:
         """Record figures at a step."""
 
     def note(self, text: str) -> None:
         """Record a remark worth reviewing."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Record a file of the run."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Session:
     """
 
     folder: Path
-    journal: Metrics
+    journal: Record
     identity: Mapping[str, Any] = field(default_factory=dict)
     monitors: Sequence[Monitor] = ()
     resume: bool = False
@@ -69,10 +78,10 @@ class Session:
     hint: str = "go on with --resume"
     description: str = "train"
 
-
-def device_for(requested: str | None = None) -> torch.device:
-    """Return the device asked for, else CUDA where there is one, else the CPU."""
-    return torch.device(requested or ("cuda" if torch.cuda.is_available() else "cpu"))
+    def say(self, text: str) -> None:
+        """Note ``text`` and show it."""
+        self.journal.note(text)
+        stderr.print(text, style="yellow", markup=False)
 
 
 def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, device: torch.device) -> Progress:
@@ -80,145 +89,128 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
 
     Raises:
         Preempted: SIGTERM came; a checkpoint was saved.
-        TrainingError: the loss stayed non-finite, or the checkpoint is of another study.
+        TrainingError: the loss stayed non-finite, a checkpoint is of another study or cannot be written.
     """
     if not isinstance(model, Trainable):
         raise TypeError(f"{type(model).__name__} is not Trainable")
     model.to(device).train()
-    optimiser = build_optimiser(model.parameter_groups(config.weight_decay), config)
-    total = config.epochs * feed.steps_per_epoch
-    first = checkpoint.load(session.folder, model, optimiser, session.identity) if session.resume else 0
-    meter, failures, progress = Meter(), 0, Progress(first, total)
+    stepper, an_epoch = Stepper(model, config, device), feed.steps_per_epoch
+    total, keeper = config.epochs * an_epoch, Keeper(session, stepper, config)
+    first = keeper.resume() if session.resume else 0
+    meter, progress = Meter(), Progress(first, total, first // an_epoch)
     with stop_on_sigterm() as stopping, bar(session.description, total, first) as shown:
         batches = feed.steps(first, total)
         for step in range(first, total):
             micro = meter.fetch(batches, device)
-            rate = learning_rate(step, total, config)
             with keyed_generator(device, session.seed, step):
-                now = Progress(step, total, step // feed.steps_per_epoch)
-                output = optimise(model, optimiser, micro, now, rate, config, device)
-            failures = 0 if output is not None else failures + 1
-            progress = Progress(step + 1, total, (step + 1) // feed.steps_per_epoch)
-            if output is None:
-                skip(session, micro, step, failures)
-            else:
-                meter.add(output, sum(map(len, micro)))
+                output = stepper.take(micro, progress)
+            progress = Progress(step + 1, total, (step + 1) // an_epoch)
+            if output is not None:
+                meter.add(output, sum(map(len, micro)) * world_size())
                 model.on_step_end(progress)
-            report(session, model, progress, meter, rate, config)
-            shown.advance(text=meter.text())
-            last, asked = step + 1 == total, stopping.is_set() or step + 1 == session.stop_after
-            if last or asked or (step + 1) % (config.checkpoint_epochs * feed.steps_per_epoch) == 0:
-                checkpoint.save(session.folder, model, optimiser, step + 1, session.identity)
+            keeper.judge(micro, Progress(step, total, step // an_epoch), taken=output is not None)
+            report(keeper, model, progress, meter, config, is_epoch_end=progress.step % an_epoch == 0)
+            shown.advance(text=f"epoch {step // an_epoch + 1} · {meter.text()}".rstrip(" ·"))
+            last, asked = step + 1 == total, agreed(stopping.is_set()) or step + 1 == session.stop_after
+            if last or asked or (step + 1) % (config.checkpoint_epochs * an_epoch) == 0:
+                with meter.paused():
+                    keeper.save(step + 1, must=last or asked)
             if asked and not last:
                 raise Preempted(f"stopped at step {step + 1} of {total} with a checkpoint; {session.hint}")
     return progress
 
 
-def optimise(
-    model: Any,
-    optimiser: torch.optim.Optimizer,
-    micro: list[Views],
-    progress: Progress,
-    rate: float,
-    config: LoopConfig,
-    device: torch.device,
-) -> StepOutput | None:
-    """Take one optimiser step over its micro-batches; return the mean output, or None (no step) if it is not finite."""
-    weights = [model.normaliser(batch) for batch in micro]
-    total = torch.stack(weights).sum()
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    loss, figures = torch.zeros((), device=device), dict[str, Tensor]()
-    optimiser.zero_grad(set_to_none=True)
-    for batch, weight in zip(micro, weights, strict=True):
-        share = (weight / total).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = model.training_step(batch, progress)
-        (output.loss * share).backward()
-        loss = loss + output.loss.detach() * share
-        for name, value in output.metrics.items():
-            figures[name] = figures.get(name, torch.zeros_like(value)) + value * share
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-    params = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(params, config.clip_norm or float("inf"))
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)  # batch-norm statistics saw the bad batch
-        return None
-    optimiser.step()
-    return StepOutput(loss, {**figures, "gradient_norm": norm})
+class Keeper:
+    """Keeps a run recoverable: its checkpoints, its best one, and what to do when a loss is not finite."""
 
+    def __init__(self, session: Session, stepper: Stepper, config: LoopConfig) -> None:
+        self.session, self.stepper, self.config = session, stepper, config
+        self._best: float | None = None
+        self._failures = self._rollbacks = 0
 
-def skip(session: Session, micro: list[Views], step: int, failures: int) -> None:
-    """Note a batch whose loss or gradient was not finite; give up after several in a row."""
-    rows = torch.cat([batch.volume for batch in micro]).tolist()
-    names = [session.volumes[row] for row in rows] if session.volumes else rows
-    session.journal.note(f"step {step}: loss or gradient not finite, step skipped; volumes {names}")
-    if failures >= NON_FINITE_LIMIT:
+    def resume(self) -> int:
+        """Restore the newest checkpoint and return its step."""
+        checkpoint.sweep(self.session.folder)
+        step, self._best = checkpoint.load(self.session.folder, self.stepper, self.session.identity, self.session.say)
+        return step
+
+    def save(self, step: int, *, must: bool) -> None:
+        """Write a checkpoint; where the disk is full, training goes on unless this one ``must`` be."""
+        state = checkpoint.state_of(self.stepper, step, self.session.identity, self._best)
+        try:
+            checkpoint.save(self.session.folder, state, keep=self.config.keep_checkpoints)
+        except TrainingError as error:
+            if must:
+                raise
+            self.session.say(f"step {step}: {error}")
+
+    def look(self, step: int, figures: Mapping[str, float | Score]) -> None:
+        """Keep the model as the best one where ``figures`` say so."""
+        seen = figures.get(BEST)
+        value = seen.value if isinstance(seen, Score) else seen
+        if value is None or (self._best is not None and value <= self._best):
+            return
+        self._best = value  # on every rank, so that all of them gather the next best one
+        state = checkpoint.state_of(self.stepper, step, self.session.identity, value)
+        try:
+            checkpoint.save_best(self.session.folder, state)
+        except TrainingError as error:
+            self.session.say(f"step {step}: {error}")
+
+    def judge(self, micro: list[Views], progress: Progress, *, taken: bool) -> None:
+        """Capture a batch whose loss or gradient was not finite; after several in a row roll back, or give up.
+
+        fp16 overflows while its scale is sought; those steps are skipped without a word, up to a limit.
+        """
+        self._failures = 0 if taken else self._failures + 1
+        if taken:
+            return
+        session, step, seeking = self.session, progress.step, self.stepper.scaler.is_enabled()
+        if not seeking:
+            path = capture(session.folder, progress, session.seed, micro, session.volumes, self.stepper.model)
+            session.journal.artifact(path, "nonfinite")
+            session.journal.note(f"step {step}: loss or gradient not finite, step skipped; its batch is in {path.name}")
+        if self._failures < (SCALE_LIMIT if seeking else NON_FINITE_LIMIT):
+            return
+        if self._rollbacks < self.config.rollbacks and checkpoint.kept(session.folder):
+            state = checkpoint.newest(session.folder, session.say)
+            checkpoint.restore(self.stepper, state)
+            self._rollbacks, self._failures = self._rollbacks + 1, 0
+            session.say(f"step {step}: weights rolled back to those of step {state['step']}; the data go on")
+            return
         raise TrainingError(
-            f"loss or gradient not finite in {failures} steps in a row, up to {step}; lower loop.lr or set clip_norm"
+            f"loss or gradient not finite in {self._failures} steps in a row, up to {step}; "
+            "lower loop.lr or set loop.clip_norm"
         )
 
 
 def report(
-    session: Session, model: nn.Module, progress: Progress, meter: Meter, rate: float, config: LoopConfig
+    keeper: Keeper, model: nn.Module, progress: Progress, meter: Meter, config: LoopConfig, *, is_epoch_end: bool
 ) -> None:
     """Log figures every ``log_steps``, and whatever the monitors saw."""
     figures: dict[str, float] = {}
+    journal = keeper.session.journal
     if progress.step % config.log_steps == 0 or progress.step == progress.total_steps:
-        figures = {**meter.flush(), "lr": rate}
-        session.journal.metrics(progress.step, figures)
-    for monitor in session.monitors:
-        seen = monitor.after_step(model, progress, figures)
-        if seen is not None:
-            session.journal.metrics(progress.step, seen.figures)
-            for alarm in seen.alarms:
-                session.journal.note(f"step {progress.step}: {alarm}")
-                stderr.print(f"[yellow]step {progress.step}: {alarm}[/]")
-
-
-class Meter:
-    """Averages figures between two reports, and how long the loop waited for data."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = self._images = 0
-        self._waited, self._since = 0.0, time.perf_counter()
-        self._last: dict[str, float] = {}
-
-    def fetch(self, batches: Iterator[list[Loaded]], device: torch.device) -> list[Views]:
-        """Take the next micro-batches, timing the wait, and draw their views."""
-        start = time.perf_counter()
-        loaded = next(batches)
-        self._waited += time.perf_counter() - start
-        return [batch.views(device) for batch in loaded]
-
-    def add(self, output: StepOutput, images: int) -> None:
-        """Count one step."""
-        for name, value in {"loss": output.loss, **output.metrics}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().cpu()
-        self._steps, self._images = self._steps + 1, self._images + images
-
-    def flush(self) -> dict[str, float]:
-        """Return the means since the last flush, images a second and the fraction of time spent waiting for data."""
-        seconds = max(time.perf_counter() - self._since, 1e-9)
-        self._last = {name: float(value) / max(self._steps, 1) for name, value in self._sums.items()}
-        self._last |= {"images_per_second": self._images / seconds, "data_wait": self._waited / seconds}
-        self._sums, self._steps, self._images = {}, 0, 0
-        self._waited, self._since = 0.0, time.perf_counter()
-        return dict(self._last)
-
-    def text(self) -> str:
-        """Return the last means as one short line."""
-        shown = {"loss": "{:.4f}", "images_per_second": "{:.0f} images/s", "data_wait": "wait {:.2f}"}
-        return " · ".join(form.format(self._last[name]) for name, form in shown.items() if name in self._last)
+        figures = {**meter.flush(), "lr": keeper.stepper.rate}
+        journal.metrics(progress.step, figures)
+    with meter.paused(), whole(model) if figures or is_epoch_end else nullcontext():
+        seen = [m.after_step(model, progress, figures) for m in keeper.session.monitors]
+    for one in seen:
+        if one is not None:
+            if one.figures:
+                journal.metrics(progress.step, one.figures)
+            for alarm in one.alarms:
+                keeper.session.say(f"step {progress.step}: {alarm}")
+            for picture in one.pictures:
+                journal.artifact(picture, "pictures")
+            keeper.look(progress.step, one.figures)
 
 
 @contextmanager
 def keyed_generator(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """Give drop-path and the like a generator that depends on seed and step alone, and put the old one back."""
+    """Give drop-path and the like a generator that depends on seed, step and rank alone, and put the old one back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(hash_words("step", seed, step) & (2**63 - 1))
+        torch.manual_seed(hash_words("step", seed, step, *([rank()] if rank() else [])) & (2**63 - 1))
         yield
 
 

@@ -26,7 +26,8 @@ class LoopConfig(Config):
     square root (``lr_rule``). ``weight_decay`` moves to ``weight_decay_end`` over the run by half a cosine.
     ``layer_decay`` multiplies the rate once a layer, from the deepest down to the stem. ``recompute`` trades a third
     more computation for the memory of activations (Chen 2016).
-    ``crops``: taken from each block that is read. ``balance``: makes its groups equally frequent.
+    ``crops``: taken from each block that is read. ``balance``: makes its groups equally frequent. ``rollbacks``: how
+    often steps that stay non-finite put the weights of the last checkpoint back before training gives up.
     """
 
     epochs: Annotated[int, Gt(0)] = 20
@@ -54,6 +55,7 @@ class LoopConfig(Config):
     log_steps: Annotated[int, Gt(0)] = 10
     checkpoint_epochs: Annotated[int, Gt(0)] = 5
     keep_checkpoints: Annotated[int, Gt(0)] = 2
+    rollbacks: Annotated[int, Ge(0)] = 0
 
     @property
     def images_a_step(self) -> int:
@@ -66,13 +68,22 @@ class LoopConfig(Config):
 
 
 def build_optimiser(groups: list[ParamGroup], config: LoopConfig) -> torch.optim.Optimizer:
-    """Return AdamW, or SGD with Nesterov momentum ``betas[0]``, over ``groups``; fused kernels do the arithmetic."""
+    """Return AdamW, or SGD with Nesterov momentum ``betas[0]``, over ``groups``; many parameters a kernel.
+
+    Fused SGD cannot be sharded (torch has no rule for it), so SGD goes over lists of tensors.
+    """
     named = [
-        {"params": g.params, "weight_decay": g.weight_decay, "lr_scale": g.lr_scale, "frozen_epochs": g.frozen_epochs}
+        {
+            "params": g.params,
+            "weight_decay": g.weight_decay,
+            "decay": g.weight_decay,  # before its schedule
+            "lr_scale": g.lr_scale,
+            "frozen_epochs": g.frozen_epochs,
+        }
         for g in groups
     ]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(named, lr=config.lr, momentum=config.betas[0], nesterov=True, fused=True)
+        return torch.optim.SGD(named, lr=config.lr, momentum=config.betas[0], nesterov=True, foreach=True)
     return torch.optim.AdamW(named, lr=config.lr, betas=config.betas, fused=True)
 
 

@@ -1,51 +1,167 @@
-"""Score prepared volumes in catalog order: embeddings and pretext losses."""
+"""Score prepared volumes in catalog order, embeddings and pretext losses: a job of chunks that stops and goes on.
+
+Rank r of n scores chunks r, r + n, …; a chunk and the batches in it are always the same, so neither the number of
+processes nor a stop changes a score. With a folder, a finished chunk is kept there and never computed again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from medssl.core.batch import Views
+from medssl.core.collectives import rank, world_size
+from medssl.core.config import fingerprint
 from medssl.core.keys import view_keys
 from medssl.core.progress import bar
+from medssl.data.crops import windows
 from medssl.data.prepared import Prepared
 from medssl.data.views import make_views
-from medssl.engine.monitors.representation import pooled
+from medssl.engine.parts import Parts, weights_mark
 from medssl.methods.base import SCORING_BATCH, Method
-from medssl.models.encoders.base import Encoder
+from medssl.models.encoders.base import Encoder, TokenEncoder
 
 SCORING_EPOCH = -1  # keys of scoring never meet those of training
+CHUNK = 8 * SCORING_BATCH  # volumes
+
+T = TypeVar("T")
 
 
-def embed(encoder: Encoder, data: Prepared, device: torch.device) -> NDArray[np.float32]:
-    """Return ``N D`` pooled features of every prepared volume, in catalog order."""
-    encoder.to(device)
-    with bar("embed", len(data)) as shown:
-        parts = []
-        for rows in _chunks(len(data)):
-            parts.append(pooled(encoder, data.images(rows)))
-            shown.advance(len(rows))
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.width), np.float32)
+@dataclass(frozen=True)
+class Block:
+    """What one forward pass sees: ``images`` ``B C *S``, their ``rows`` and the ``keys`` of their windows, ``B``."""
+
+    images: Tensor
+    rows: NDArray[np.int64]
+    keys: NDArray[np.int64]
 
 
-def pretext_losses(method: Method[Any], data: Prepared, device: torch.device, seed: int) -> NDArray[np.float64]:
-    """Return one pretext loss a volume, ``N`` float64, computed in fp32 on the method's deterministic view."""
-    method.to(device)
+def embed(encoder: Encoder, data: Prepared, device: torch.device, folder: Path | None = None) -> NDArray[np.float32]:
+    """Return ``N D`` pooled features of every prepared volume, in catalog order, on every rank.
+
+    A volume larger than the geometry is its windows' mean. ``folder`` keeps finished chunks.
+    """
+    with _scoring(encoder, encoder, device):
+        parts = Parts(folder, "embedding", _mark(encoder, data)) if folder else None
+        found = _scored(lambda block: encoder(block.images.to(device)).pooled.float(), data, parts, "embed")
+    return found.astype(np.float32) if len(found) else np.zeros((0, encoder.width), np.float32)
+
+
+def pretext_losses(
+    method: Method[Any], data: Prepared, device: torch.device, seed: int, folder: Path | None = None
+) -> NDArray[np.float64]:
+    """Return one pretext loss a volume, ``N`` float64, computed in fp32 on the method's deterministic view.
+
+    A volume larger than the geometry is its windows' mean. ``folder`` keeps finished chunks.
+    """
     recipe = type(method).scoring_views(method.config, method.encoder.geometry)
-    with bar("pretext losses", len(data)) as shown:
-        parts = []
-        for rows in _chunks(len(data)):
-            keys = torch.from_numpy(view_keys(seed, SCORING_EPOCH, data.keys[rows], len(recipe.views)))
-            batch: Views = make_views(data.images(rows), keys, torch.from_numpy(rows), recipe).to(device)
-            parts.append(method.pretext_losses(batch).double().cpu().numpy())
-            shown.advance(len(rows))
-    return np.concatenate(parts) if parts else np.zeros(0)
+
+    def losses(block: Block) -> Tensor:
+        keys = torch.from_numpy(view_keys(seed, SCORING_EPOCH, block.keys, len(recipe.views))).to(device)
+        batch = make_views(block.images.to(device), keys, torch.from_numpy(block.rows).to(device), recipe)
+        return method.pretext_losses(batch).double()
+
+    with _scoring(method, method.encoder, device):
+        mark = _mark(method, data, repr(recipe), method.config.data(), seed)
+        parts = Parts(folder, "loss", mark) if folder else None
+        return _scored(losses, data, parts, "pretext losses").astype(np.float64)
 
 
-def _chunks(num: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, num, SCORING_BATCH):
-        yield np.arange(start, min(start + SCORING_BATCH, num))
+@contextmanager
+def _scoring(model: nn.Module, encoder: Encoder, device: torch.device) -> Iterator[None]:
+    """Score in eval mode and true fp32, a CNN with its channels last (faster); leave the model as it was."""
+    was_training, convolves = model.training, not isinstance(encoder, TokenEncoder)
+    layout: Any = torch.channels_last_3d if encoder.geometry.ndim == 3 else torch.channels_last
+    model.to(device).eval()
+    if convolves:
+        encoder.to(memory_format=layout)
+    try:
+        precise = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), precise:
+            yield
+    finally:
+        if convolves:
+            encoder.to(memory_format=torch.contiguous_format)
+        model.train(was_training)
+
+
+def _scored(score: Callable[[Block], Tensor], data: Prepared, parts: Parts | None, what: str) -> NDArray[Any]:
+    """Return the scores of all volumes, ``N`` or ``N D``, computed by all ranks."""
+    chunks = [np.arange(i, min(i + CHUNK, len(data))) for i in range(0, len(data), CHUNK)]
+    own: dict[int, NDArray[Any]] = {}
+    mine = range(rank(), len(chunks), world_size())
+    with bar(what, sum(len(chunks[i]) for i in mine)) as shown:
+        for i in mine:
+            volumes = data.catalog.volumes[int(chunks[i][0]) : int(chunks[i][-1]) + 1]
+            found = parts.read(i, volumes) if parts else None
+            if found is None:
+                found = _chunk(score, data, chunks[i])
+                if parts:
+                    parts.write(i, volumes, found)
+            own[i] = found
+            shown.advance(len(chunks[i]))
+    everyone = _gathered(own)
+    return np.concatenate([everyone[i] for i in range(len(chunks))]) if chunks else np.zeros(0)
+
+
+def _gathered(own: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+    if world_size() == 1:
+        return own
+    boxes: list[dict[int, NDArray[Any]]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(boxes, own)
+    return {i: values for box in boxes for i, values in box.items()}
+
+
+def _chunk(score: Callable[[Block], Tensor], data: Prepared, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Score ``rows``, each by the mean over its windows."""
+    seen, values = [], []
+    for block in _ahead(_blocks(data, rows)):
+        values.append(score(block).cpu().numpy())
+        seen.append(block.rows)
+    scores = np.concatenate(values)
+    if not data.cropped:
+        return scores
+    first = np.searchsorted(np.concatenate(seen), rows)
+    counts = np.diff(np.append(first, len(scores))).reshape(-1, *(1,) * (scores.ndim - 1))
+    means: NDArray[Any] = (np.add.reduceat(scores.astype(np.float64), first) / counts).astype(scores.dtype)
+    return means
+
+
+def _blocks(data: Prepared, rows: NDArray[np.int64]) -> Iterator[Block]:
+    """Cut ``rows`` into batches of ``SCORING_BATCH`` volumes, or windows where they are larger than the geometry."""
+    if not data.cropped:
+        for part in np.split(rows, range(SCORING_BATCH, len(rows), SCORING_BATCH)):
+            yield Block(data.images(part), part, data.keys[part])
+        return
+    places = [
+        (int(row), number, box)
+        for row in rows
+        for number, box in enumerate(windows(tuple(data.shapes[row].tolist()), data.geometry.shape))
+    ]
+    for start in range(0, len(places), SCORING_BATCH):
+        row, number, box = zip(*places[start : start + SCORING_BATCH], strict=True)
+        images = data.reader.read_many(row, [(slice(None), *spans) for spans in box])
+        keys = data.keys[np.array(row)] + np.array(number)  # the first window has the volume's own key
+        yield Block(torch.from_numpy(images).float(), np.array(row), keys)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield ``items``, each read in a thread while the one before it is scored."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _mark(model: nn.Module, data: Prepared, *more: Any) -> str:
+    return fingerprint(weights_mark(model), repr(data.geometry), data.cropped, *more)

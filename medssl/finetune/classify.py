@@ -47,6 +47,10 @@ class ClassifyConfig(Config):
     def _few_label_defaults(cls, loop: Any) -> Any:
         return {**LOOP_DEFAULTS, **loop} if isinstance(loop, Mapping) else loop
 
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that can change a result."""
+        return {**self.data(), "loop": self.loop.shaping()}
+
     @property
     def views(self) -> ViewRecipe:
         """One mildly cropped and contrast-jittered view."""

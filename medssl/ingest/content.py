@@ -60,7 +60,7 @@ def picture(decoded: Decoded, header: Header) -> Content:
     plane, values = header.plane, header.values
     return Content(
         array=decoded.array,
-        digest=_digest_of(digest(decoded.array), plane.position, plane.orientation),
+        digest=digest_of(digest(decoded.array), plane.position, plane.orientation),
         spacing_mm=list(plane.spacing_mm) if plane.spacing_mm else None,
         affine=None,
         units=_units(header),
@@ -90,7 +90,7 @@ def stacked(slices: Sequence[Slice], grid: Grid) -> Content:
         array = np.stack([one.decoded.array for one in slices])
     return Content(
         array=array,
-        digest=_digest_of(*(one.digest for one in slices), *sorted(scales), *grid.affine),
+        digest=digest_of(*(one.digest for one in slices), *sorted(scales), *grid.affine),
         spacing_mm=list(grid.spacing_mm),
         affine=list(grid.affine),
         units=_units(header),
@@ -111,7 +111,8 @@ def digest(array: NDArray[Any]) -> str:
     return found.hexdigest()
 
 
-def _digest_of(*words: object) -> str:
+def digest_of(*words: object) -> str:
+    """Return a hash of words and numbers."""
     return hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=16).hexdigest()
 
 

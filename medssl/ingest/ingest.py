@@ -11,9 +11,10 @@ from typing import Protocol
 
 import polars as pl
 
-from medssl.core.errors import MedsslError
+from medssl.core.errors import MedsslError, PoolError
 from medssl.core.types import Outcome
 from medssl.dicom.deidentify import Pseudonyms
+from medssl.dicom.vocabulary import MODALITIES
 from medssl.ingest import linkage as linkage_file
 from medssl.ingest.building import build_all
 from medssl.ingest.executors import Workers
@@ -25,13 +26,14 @@ from medssl.ingest.planning import tasks, units
 from medssl.ingest.report import IngestReport, QuarantinedFile
 from medssl.ingest.settling import settle
 from medssl.ingest.sources import walk
-from medssl.ingest.tasks import Built, Fate
+from medssl.ingest.tasks import Built, Fate, Transform
 from medssl.pool.catalog import INSTANCES, VOLUMES
 from medssl.pool.info import OutcomeCount
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.pool.shards import shard_path
 
+NO_IMAGES = (Outcome.NON_IMAGE, Outcome.LABEL)
 LABEL_SOURCE = "ingest"  # also the annotator: who drew the labels of a CSV is not known
 
 
@@ -50,23 +52,32 @@ def ingest(
     workers: int = 1,
     linkage: Path | None = None,
     progress: Progress | None = None,
+    modality: str | None = None,
+    transform: Transform | None = None,
 ) -> IngestReport:
     """Add everything below ``sources`` that ``pool`` does not know yet.
+
+    NIfTI files are of ``modality``, else of what their ``dataset.json`` says, else MR. With ``transform`` the pool
+    holds what that makes of the volumes, and never the volumes themselves.
 
     Every file gets one row with an outcome and a reason. The result does not depend on ``workers``. Killed at any
     point the pool is as before; running again does the rest. With ``workers`` > 1 the calling script must be importable
     (``if __name__ == "__main__"``).
 
     Raises:
-        MedsslError: no files, no DICOM image among them, or nowhere to write.
-        PoolError: another key, or another process is writing.
+        MedsslError: no files, no image among them, an unknown modality, or nowhere to write.
+        PoolError: another key or transform, or another process is writing.
         LabelError: labels with unknown, ambiguous or conflicting ids; nothing was added.
     """
+    _expect_transform(pool, transform)
+    if modality is not None and modality not in MODALITIES:
+        raise MedsslError(f"modality {modality!r}: expected one of {', '.join(sorted(MODALITIES))}")
     with pool.writing():
         _discard_shards(pool)  # of a run that was killed
         try:
             with Workers(workers) as processes:
-                return _Run(pool, key, processes, progress or _silent).ingest(sources, labels, linkage)
+                run = _Run(pool, key, processes, progress or _silent, modality, transform)
+                return run.ingest(sources, labels, linkage)
         finally:
             _discard_shards(pool)
 
@@ -79,6 +90,18 @@ def _discard_shards(pool: Pool) -> None:
             path.unlink(missing_ok=True)
 
 
+def _expect_transform(pool: Pool, transform: Transform | None) -> None:
+    """Keep a pool of prepared volumes to one preparation, and free of volumes that are not prepared."""
+    made, asked = pool.manifest.settings.prepare, transform.settings if transform is not None else None
+    if made == asked:
+        return
+    if made is None or asked is None:
+        wrong = "prepared volumes only; give --prepare STUDY.yaml as before" if made else "volumes as they came"
+        raise PoolError(f"{pool.path}: holds {wrong}{'' if made else '; leave --prepare out, or make another pool'}")
+    changed = "; ".join(f"{k} {made.get(k)!r}, not {asked.get(k)!r}" for k in asked if made.get(k) != asked[k])
+    raise PoolError(f"{pool.path}: holds volumes prepared with {changed}; use that study, or make another pool")
+
+
 def _silent(stage: str, done: int, total: int) -> None:
     pass
 
@@ -86,9 +109,18 @@ def _silent(stage: str, done: int, total: int) -> None:
 class _Run:
     """One run of ingest, with what the pool knew before it."""
 
-    def __init__(self, pool: Pool, key: Key, workers: Workers, progress: Progress) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        key: Key,
+        workers: Workers,
+        progress: Progress,
+        modality: str | None,
+        transform: Transform | None,
+    ) -> None:
         pool.role_of("", key)  # refuses another key before any work
         self.pool, self.key, self.workers, self.progress = pool, key, workers, progress
+        self.modality, self.transform = modality, transform
         self.pseudonyms, self.known, self.start = Pseudonyms(key), Known.of(pool), time.perf_counter()
 
     def ingest(self, sources: Sequence[Path], labels: LabelFile | None, linkage: Path | None) -> IngestReport:
@@ -115,12 +147,12 @@ class _Run:
         return replace(report, num_labels=num_labels, num_labels_not_stored=resolved.num_not_stored if resolved else 0)
 
     def _index(self, files: Sequence[NamedFile]) -> list[Entry]:
-        return index(files, self.workers, self._counter("headers", len(files)))
+        return index(files, self.workers, self._counter("headers", len(files)), self.modality)
 
     def _build(self, entries: Sequence[Entry]) -> Built:
         """Build the images; every other file keeps the reason it has."""
         found = units(entries, self.pseudonyms, self.known.series)
-        planned = tasks(found, self.pool.shards, self.pool.next_shard(), self.key)
+        planned = tasks(found, self.pool.shards, self.pool.next_shard(), self.key, self.transform)
         self.pool.shards.mkdir(parents=True, exist_ok=True)
         count = self._counter("volumes", sum(len(unit.items) for unit in found))
         built = []
@@ -171,12 +203,13 @@ class _Run:
 
 
 def _expect_images(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
-    if not any(e.header or (e.ids and e.reason and e.reason.outcome is not Outcome.NON_IMAGE) for e in entries):
+    if not any(e.header or (e.ids and e.reason and e.reason.outcome not in NO_IMAGES) for e in entries):
         counts = Counter(str(e.reason) for e in entries)
         found = ", ".join(f"{num} {reason}" for reason, num in sorted(counts.items()))
         where = ", ".join(map(str, sources))
         raise MedsslError(
-            f"no DICOM image among {len(entries)} files below {where} ({found}); expected radiographs, CT or MR"
+            f"no image among {len(entries)} files below {where} ({found}); "
+            "expected radiographs, CT or MR as DICOM or NIfTI"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from medssl.core.errors import MedsslError
 from medssl.dicom.deidentify import Pseudonyms
-from medssl.dicom.read import read_header
+from medssl.ingest.headers import read_header
 from medssl.ingest.sources import SourceFile
 from medssl.pool.pool import Pool
 
@@ -62,7 +62,7 @@ class Known:
         for key, file in files:
             if self.sops[key] is not None:
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
-        found = ((key, read_header(file.path).ids) for key, file in folders.values())
+        found = ((key, read_header(file)[2]) for key, file in folders.values())
         num = sum(ids is None or pseudonyms.uid("sop", ids.sop_uid) != self.sops[key] for key, ids in found)
         if num:
             raise MedsslError(

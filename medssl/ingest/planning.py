@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medssl.core.types import Outcome
-from medssl.dicom.deidentify import Pseudonyms, describe
+from medssl.dicom.deidentify import Described, Pseudonyms, describe
 from medssl.dicom.header import Header
 from medssl.dicom.objects import Kind
+from medssl.ingest import nifti
+from medssl.ingest.headers import AnyHeader
 from medssl.ingest.index import Entry
-from medssl.ingest.tasks import Item, Task, Unit
+from medssl.ingest.tasks import Item, Task, Transform, Unit
+from medssl.pool.frames import Codec
 from medssl.pool.key import Key
-from medssl.pool.shards import Codec
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 << 20, 512 << 20  # of decoded voxels
 NUM_TASKS = 64  # to aim at, so that workers finish together; never their number, on which nothing may depend
@@ -33,9 +35,10 @@ def units(
     found: dict[tuple[str, str, str], list[Item]] = defaultdict(list)
     for entry in entries:
         if entry.header is not None:
-            about = describe(entry.header, pseudonyms)
+            about = _described(entry.header, pseudonyms)
             item = Item(entry.source_key, entry.file, entry.header, about)
-            found[about.patient, about.series, entry.header.kind].append(item)
+            kind = entry.header.kind if isinstance(entry.header, Header) else "file"
+            found[about.patient, about.series, kind].append(item)
     damaged = {e.ids.series_uid for e in entries if e.ids and e.reason and e.reason.outcome is Outcome.QUARANTINED}
     holders = Counter(uid for items in found.values() for uid in {item.header.ids.sop_uid for item in items})
     return [
@@ -44,9 +47,11 @@ def units(
     ]
 
 
-def tasks(units: Sequence[Unit], folder: Path, first_shard: int, key: Key) -> list[Task]:
+def tasks(
+    units: Sequence[Unit], folder: Path, first_shard: int, key: Key, transform: Transform | None = None
+) -> list[Task]:
     """Fill shards with whole units; a unit larger than a shard gets one of its own."""
-    sizes = [sum(item.header.pixels.num_bytes for item in unit.items) for unit in units]
+    sizes = [sum(item.header.num_bytes for item in unit.items) for unit in units]
     limit = min(max(sum(sizes) // NUM_TASKS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     shards: list[list[Unit]] = []
     free = 0
@@ -56,12 +61,17 @@ def tasks(units: Sequence[Unit], folder: Path, first_shard: int, key: Key) -> li
             free = limit
         shards[-1].append(unit)
         free -= num_bytes
-    return [Task(folder, first_shard + i, CODEC, key, tuple(members)) for i, members in enumerate(shards)]
+    codec = CODEC if transform is None else transform.codec
+    return [Task(folder, first_shard + i, codec, key, tuple(members), transform) for i, members in enumerate(shards)]
 
 
-def _flags(headers: Sequence[Header], damaged: set[str], holders: Counter[str]) -> frozenset[str]:
+def _described(header: AnyHeader, pseudonyms: Pseudonyms) -> Described:
+    return describe(header, pseudonyms) if isinstance(header, Header) else nifti.describe(header, pseudonyms)
+
+
+def _flags(headers: Sequence[AnyHeader], damaged: set[str], holders: Counter[str]) -> frozenset[str]:
     flags = set()
-    if headers[0].kind is Kind.SLICE and headers[0].ids.series_uid in damaged:
+    if isinstance(headers[0], Header) and headers[0].kind is Kind.SLICE and headers[0].ids.series_uid in damaged:
         flags.add("incomplete_series")
     if any(holders[h.ids.sop_uid] > 1 for h in headers):
         flags.add("reused_sop_uid")

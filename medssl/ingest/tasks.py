@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from medssl.core.types import Outcome
 from medssl.dicom.deidentify import Described
-from medssl.dicom.header import Header
+from medssl.ingest.headers import AnyHeader
 from medssl.ingest.sources import SourceFile
+from medssl.pool.frames import Codec
 from medssl.pool.key import Key
-from medssl.pool.shards import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,26 @@ class Item:
 
     source_key: str
     file: SourceFile
-    header: Header
+    header: AnyHeader
     about: Described
+
+
+class Transform(Protocol):
+    """What ``ingest --prepare`` stores instead of the volumes themselves; picklable."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the pool records of it."""
+
+    @property
+    def codec(self) -> Codec:
+        """How its arrays are stored."""
+
+    def takes(self, axes: str) -> bool:
+        """Return whether it is for volumes of these axes."""
+
+    def __call__(self, voxels: NDArray[Any], row: Mapping[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Return the array to store, and the catalog columns that describe it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,7 @@ class Task:
     codec: Codec
     key: Key
     units: tuple[Unit, ...]
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True, slots=True)

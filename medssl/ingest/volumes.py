@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from medssl.core.types import Outcome
 from medssl.dicom.decode import Decoded, decode
 from medssl.dicom.geometry import Grid, stack
+from medssl.dicom.header import Header
 from medssl.dicom.objects import Kind
 from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
+from medssl.ingest import nifti
 from medssl.ingest.content import Content, digest, picture, stacked
+from medssl.ingest.nifti import NiftiHeader
 from medssl.ingest.stacks import Slice, groups, sift, split, time_points
-from medssl.ingest.tasks import Built, Fate, Item, Task, Unit, VolumeRow
+from medssl.ingest.tasks import Built, Fate, Item, Task, Transform, Unit, VolumeRow
 from medssl.pool.key import Key
 from medssl.pool.shards import Member, ShardWriter, shard_path
 
 Write = Callable[[str, NDArray[Any]], Member]
+T = TypeVar("T")
 
 
 def build(task: Task) -> Built:
@@ -30,7 +35,7 @@ def build(task: Task) -> Built:
         OSError: the shard cannot be written.
     """
     with quiet(), ShardWriter(task.folder, task.shard, task.codec) as shard:
-        builders = [_Builder(unit, task.key, shard.add) for unit in task.units]
+        builders = [_Builder(unit, task.key, shard.add, task.transform) for unit in task.units]
         for builder in builders:
             builder.run()
     volumes = tuple(row for builder in builders for row in builder.volumes)
@@ -42,7 +47,10 @@ def build(task: Task) -> Built:
 def can_decode(item: Item) -> bool:
     """Decode an image for no other purpose than to see whether the process survives it."""
     try:
-        decode(item.file.path, item.header)
+        if isinstance(item.header, NiftiHeader):
+            nifti.load(item.file, item.header)
+        else:
+            decode(item.file.path, item.header)
     except (DicomProblem, OSError):
         return False
     return True
@@ -51,8 +59,8 @@ def can_decode(item: Item) -> bool:
 class _Builder:
     """Turns one unit into volumes; every item gets exactly one fate."""
 
-    def __init__(self, unit: Unit, key: Key, write: Write) -> None:
-        self.unit, self.key, self.write = unit, key, write
+    def __init__(self, unit: Unit, key: Key, write: Write, transform: Transform | None) -> None:
+        self.unit, self.key, self.write, self.transform = unit, key, write, transform
         self.items = {item.source_key: item for item in unit.items}
         self.volumes: list[VolumeRow] = []
         self.fates: dict[str, Fate] = {}
@@ -60,7 +68,9 @@ class _Builder:
     def run(self) -> None:
         """Build; what goes wrong in this unit in an unforeseen way stays with this unit."""
         try:
-            if self.unit.items[0].header.kind is Kind.PICTURE:
+            if isinstance(self.unit.items[0].header, NiftiHeader):
+                self._files()
+            elif self.unit.items[0].header.kind is Kind.PICTURE:
                 self._pictures()
             else:
                 self._slices()
@@ -69,6 +79,14 @@ class _Builder:
         except Exception:
             self._reject(self.items.keys() - self.fates.keys(), Reason.BUILD_FAILED)
 
+    def _files(self) -> None:
+        """Make every NIfTI file a volume of its own."""
+        for item in self.unit.items:
+            if isinstance(item.header, NiftiHeader):
+                loaded = self._guarded(item, partial(nifti.load, item.file, item.header))
+                if loaded is not None:
+                    self._store(loaded, [item])
+
     def _pictures(self) -> None:
         """Make every image a volume of its own; only those that share a UID are decoded twice."""
         contradicting = self._contradicting()
@@ -76,7 +94,7 @@ class _Builder:
             if item.source_key in contradicting:
                 self._reject([item.source_key], Reason.CONFLICTING_PIXELS)
             elif (decoded := self._decode(item)) is not None:
-                self._store(picture(decoded, item.header), [item])
+                self._store(picture(decoded, _dicom(item)), [item])
 
     def _contradicting(self) -> set[str]:
         found: set[str] = set()
@@ -89,7 +107,7 @@ class _Builder:
 
     def _slices(self) -> None:
         decoded = [(item, self._decode(item)) for item in self.unit.items]
-        slices = [Slice(i.source_key, i.header, d, digest(d.array)) for i, d in decoded if d is not None]
+        slices = [Slice(i.source_key, _dicom(i), d, digest(d.array)) for i, d in decoded if d is not None]
         sifted = sift(slices)
         flags = {"incomplete_series"} if len(slices) < len(decoded) or sifted.conflicting else set()
         flags |= {"reused_sop_uid"} if sifted.reuses_uid else set()
@@ -134,16 +152,27 @@ class _Builder:
         if grid and self.unit.known:
             self._reject(keys, Reason.LATE_SLICES)
             return
-        member = self.write(volume, content.array)
         flags = {*flags, *content.flags, *self.unit.flags, *(flag for item in items for flag in item.about.flags)}
-        described = asdict(about) | {"flags": sorted(flags)}
-        self.volumes.append(VolumeRow(volume=volume, **described, **content.columns(), **asdict(member)))
+        row = {**asdict(about), **content.columns(), "flags": sorted(flags)}
+        array = content.array
+        if self.transform is not None:
+            if not self.transform.takes(row["axes"]):
+                self._reject(keys, Reason.OTHER_DIMENSION)
+                return
+            array, columns = self.transform(array, row)
+            row |= columns
+        member = self.write(volume, array)
+        self.volumes.append(VolumeRow(volume=volume, **row, **asdict(member)))
         for key, place in zip(keys, places, strict=True):
             self.fates[key] = Fate(key, Outcome.STORED, None, volume, place)
 
     def _decode(self, item: Item) -> Decoded | None:
+        return self._guarded(item, partial(decode, item.file.path, _dicom(item)))
+
+    def _guarded(self, item: Item, read: Callable[[], T]) -> T | None:
+        """Return what ``read`` reads of a file, unless that failed or the file changed meanwhile."""
         try:
-            found = decode(item.file.path, item.header)
+            found = read()
             if item.file.is_unchanged():
                 return found
             self._reject([item.source_key], Reason.SOURCE_CHANGED)
@@ -156,3 +185,9 @@ class _Builder:
     def _reject(self, source_keys: Iterable[str], reason: Reason) -> None:
         for key in source_keys:
             self.fates[key] = Fate(key, reason.outcome, reason)
+
+
+def _dicom(item: Item) -> Header:
+    if isinstance(item.header, NiftiHeader):
+        raise TypeError("a unit holds DICOM objects or NIfTI files, never both")
+    return item.header

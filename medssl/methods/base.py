@@ -19,6 +19,7 @@ from medssl.models.encoders.base import ENCODERS, Encoder
 
 METHODS = Plugins("medssl.methods", "Method")
 SCORING_BATCH = 32  # fixed, so that a caller's batch size cannot change a score
+JUDGED_AFTER = 200  # optimiser steps; before them no task is called too hard or too easy
 
 C = TypeVar("C", bound=Config)
 
@@ -35,7 +36,7 @@ class Method(nn.Module, ABC, Generic[C]):
     batch_coupled: ClassVar[bool]
     config_class: ClassVar[type[Config]]
     loop_defaults: ClassVar[Mapping[str, Any]]
-    chance_loss: ClassVar[float | None] = None  # of a model that knows nothing, where the task has such a level
+    chance_loss: float | None = None  # of a model that knows nothing, where the task has such a level
 
     def __init__(self, config: C, encoder: Encoder) -> None:
         super().__init__()
@@ -50,6 +51,16 @@ class Method(nn.Module, ABC, Generic[C]):
     def scoring_views(cls, config: C, geometry: Geometry) -> ViewRecipe:
         """Return the deterministic view that `pretext_losses` is measured on: the whole image."""
         return ViewRecipe()
+
+    @classmethod
+    def fitted(cls, config: C, num_images: int, images_a_step: int) -> C:
+        """Return ``config`` with what it leaves open settled by rule, from the pool's size and the optimiser step's."""
+        return config
+
+    @classmethod
+    def epochs(cls, num_images: int, images_a_step: int) -> int | None:
+        """Return how long this method wants to train, by rule; None where it has no rule."""
+        return None
 
     @classmethod
     def check(cls, config: C, geometry: Geometry) -> None:
@@ -98,9 +109,18 @@ class Method(nn.Module, ABC, Generic[C]):
         """Say what the mean figures since the last report betray: collapse, a task too easy or never learned."""
         return ()
 
+    def pictured(self, batch: Views) -> Mapping[str, Tensor]:
+        """Return what a person may look at, by name, ``B C *S`` in [0, 1] each: the task, what came of it."""
+        return {}
+
     def export(self) -> Encoder:
         """Return the encoder to keep; the teacher where the paper says so."""
         return self.encoder
+
+
+def enough_epochs(num_images: int, images_a_step: int, *, epochs: int, steps: int = 5000) -> int:
+    """Return the paper's ``epochs``, or more where a small pool would not make ``steps`` optimiser steps of them."""
+    return max(epochs, -(-steps * images_a_step // max(num_images, 1)))
 
 
 def check_needs(method: str, encoder: str) -> None:

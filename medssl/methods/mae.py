@@ -15,16 +15,17 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from medssl.core.batch import Views
+from medssl.core.batch import Progress, Views
 from medssl.core.config import Config, Fraction, Span
 from medssl.core.errors import StudyError
 from medssl.core.keys import uniform
 from medssl.core.types import Family, Geometry, Need
 from medssl.data.views import Stream, View, ViewRecipe
-from medssl.methods.base import Method
+from medssl.methods.base import JUDGED_AFTER, Method
 from medssl.models.encoders.base import TokenEncoder, TokenPlan
 from medssl.models.heads import TokenDecoder
-from medssl.objectives.masked import masked_mse, normalised_patches, patchify
+from medssl.models.patches import patchify, picked, unpatchify
+from medssl.objectives.masked import normalised_patches, patch_mse, restored_patches
 
 
 class MaeConfig(Config):
@@ -58,6 +59,8 @@ class Mae(Method[MaeConfig]):
 
     def __init__(self, config: MaeConfig, encoder: TokenEncoder) -> None:
         super().__init__(config, encoder)
+        if prod(encoder.grid) < 2:
+            raise StudyError(f"method mae hides patches, but encoder.patch {list(encoder.patch)} leaves one an image")
         voxels = prod(encoder.patch) * encoder.geometry.channels
         size = (config.decoder_width, config.decoder_depth, config.decoder_heads)
         self.decoder = TokenDecoder(encoder.grid, encoder.width, *size, voxels)
@@ -77,22 +80,53 @@ class Mae(Method[MaeConfig]):
 
     def losses(self, batch: Views) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return each image's error on its hidden patches, ``B``."""
-        target = patchify(batch.images[0].float(), self.encoder.patch)  # B L P
+        keep, hide = self.split(batch.keys[:, 0])
+        target = picked(patchify(batch.images[0].float(), self.encoder.patch), hide)  # B M P
         if self.config.normalise_patches:
             target = normalised_patches(target, self.config.variance_floor)
-        predicted, hidden = self.reconstruct(batch)
-        return masked_mse(predicted, target, hidden), {}
+        tokens = self.encoder(batch.images[0], TokenPlan(keep=keep)).tokens
+        return patch_mse(self.decoder(tokens, keep, hide), target), {}
 
     def reconstruct(self, batch: Views) -> tuple[Tensor, Tensor]:
         """Return the predicted patches ``B L P`` and which were hidden, ``B L`` (1 hidden, 0 kept)."""
-        num_tokens = prod(self.encoder.grid)
-        keep = self.keep(batch.keys[:, 0], num_tokens)  # B K
+        keep, hide = self.split(batch.keys[:, 0])
         tokens = self.encoder(batch.images[0], TokenPlan(keep=keep)).tokens
-        hidden = torch.ones(len(keep), num_tokens, device=keep.device).scatter(1, keep, 0.0)
+        hidden = torch.zeros(len(keep), prod(self.encoder.grid), device=keep.device).scatter(1, hide, 1.0)
         return self.decoder(tokens, keep), hidden
 
-    def keep(self, keys: Tensor, num_tokens: int) -> Tensor:
-        """Return the places of the kept tokens, ``B K``, drawn from the keys."""
+    def pictured(self, batch: Views) -> Mapping[str, Tensor]:
+        """Return each image, the part that the encoder sees, and that part with the rest reconstructed.
+
+        Predictions of normalised patches borrow mean and spread from the true ones, as in the paper's figures.
+        """
+        image = batch.images[0].float()
+        patches = patchify(image, self.encoder.patch)  # B L P
+        predicted, hidden = self.reconstruct(batch)
+        if self.config.normalise_patches:
+            predicted = restored_patches(predicted, patches, self.config.variance_floor)
+        hidden = hidden.bool().unsqueeze(-1)  # B L 1
+        shown = {"seen": patches.masked_fill(hidden, 0.5), "reconstructed": torch.where(hidden, predicted, patches)}
+        whole = {name: unpatchify(p, self.encoder.patch, tuple(image.shape[2:])) for name, p in shown.items()}
+        return {"original": image, **whole}
+
+    def alarms(self, figures: Mapping[str, float], progress: Progress) -> tuple[str, ...]:
+        """Say when halfway nothing but each patch's mean is predicted, or when nearly all is in the first fifth.
+
+        Standardised patches have variance 1 at most, which is the loss of predicting their mean: above .98 a network
+        has learned nothing; below .02 so early, what is hidden follows from what is seen without any anatomy.
+        """
+        if progress.step < JUDGED_AFTER or not self.config.normalise_patches or "loss" not in figures:
+            return ()
+        loss, done = figures["loss"], progress.fraction
+        if done >= 0.5 and loss > 0.98:
+            return (f"reconstruction is at chance after {done:.0%} of training: loss {loss:.3f} of 1; change loop.lr",)
+        if done <= 0.2 and loss < 0.02:
+            return (f"reconstruction is too easy: loss {loss:.3f} of 1 after {done:.0%}; raise method.mask_ratio",)
+        return ()
+
+    def split(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the places of kept and hidden tokens, ``B K`` and ``B M``, drawn from the keys ``B``."""
+        num_tokens = prod(self.encoder.grid)
         num_keep = min(max(1, round(num_tokens * (1 - self.config.mask_ratio))), num_tokens - 1)
         order = uniform(keys, num_tokens, Stream.MASK).argsort(dim=1, stable=True)
-        return order[:, :num_keep]
+        return order[:, :num_keep], order[:, num_keep:]

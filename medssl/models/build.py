@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from medssl.core.config import Config
 from medssl.core.errors import EncoderError
@@ -32,9 +34,15 @@ def seeded(make: Any, *words: Any) -> Any:
         return make()
 
 
-def save_encoder(encoder: Encoder, folder: Path, about: Mapping[str, Any]) -> Path:
-    """Write weights and description; ``about`` holds ``name``, ``config`` and what else is known (run, method …)."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+def save_encoder(
+    encoder: Encoder, folder: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write weights and description; ``about`` holds ``name``, ``config`` and what else is known (run, method …).
+
+    ``weights``: the encoder's whole state dict, where its own holds shards.
+    """
+    weights = encoder.state_dict() if weights is None else weights
+    weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     with atomic(folder / "encoder.safetensors") as partial:
         save_file(weights, partial)
     geometry = {"shape": list(encoder.geometry.shape), "channels": encoder.geometry.channels}
@@ -64,3 +72,28 @@ def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:
             f"{folder}/encoder.safetensors does not fit its encoder.json: {error}".splitlines()[0]
         ) from None
     return encoder, about
+
+
+@torch.no_grad()
+def verify_reload(encoder: Encoder, about: Mapping[str, Any], images: Tensor, folder: Path) -> None:
+    """Save ``encoder`` below ``folder``, load it back and compare what both make of ``images`` ``B C *S``, bit by bit.
+
+    To be called before training starts: weights that would not come back are found now, not after days.
+
+    Raises:
+        EncoderError: it does not load, or gives other features.
+    """
+    was_training, device = encoder.training, next(encoder.parameters()).device
+    with TemporaryDirectory(dir=folder, prefix=".reload-") as temporary:
+        save_encoder(encoder, Path(temporary), about)
+        loaded, _ = load_encoder(Path(temporary))
+    encoder.eval()
+    before, after = (e(images.to(device)) for e in (encoder, loaded.to(device).eval()))
+    encoder.train(was_training)
+    pairs = [(before.pooled, after.pooled), *zip(before.maps, after.maps, strict=True)]
+    if not all(torch.equal(a, b) for a, b in pairs):
+        worst = max(float((a - b).abs().max()) for a, b in pairs)
+        raise EncoderError(
+            f"encoder {about['name']}: saved and loaded again it gives other features (by up to {worst:.2g}); "
+            "its weights are not all in its state dict, or its config is another"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medssl.models.patches import picked
 from medssl.models.positions import sincos
 
 
@@ -15,20 +16,27 @@ class TokenDecoder(nn.Module):
         super().__init__()
         from timm.models.vision_transformer import Block
 
+        from medssl.models.attention import Attention
+        from medssl.models.mlp import Mlp
+
         self.embed = nn.Linear(width_in, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
+        made = (Block(width, heads, qkv_bias=True, attn_layer=Attention, mlp_layer=Mlp) for _ in range(depth))
+        self.blocks = nn.Sequential(*made)
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, num_out)
         self.register_buffer("positions", sincos(grid, width), persistent=False)
         self.positions: Tensor
-        nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """Return ``B L P`` from the kept tokens ``B K D`` and their places ``B K``."""
+    def forward(self, tokens: Tensor, keep: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Return ``B M P`` for the places ``wanted`` ``B M``, or ``B L P`` for all.
+
+        ``tokens`` ``B K D`` are the kept ones and ``keep`` ``B K`` their places.
+        """
         kept = self.embed(tokens)  # B K W
         full = self.mask_token.to(kept.dtype).repeat(len(kept), len(self.positions), 1)
         full = full.scatter(1, keep.unsqueeze(-1).expand_as(kept), kept) + self.positions.to(kept.dtype)  # B L W
-        return self.out(self.norm(self.blocks(full)))  # type: ignore[no-any-return]
+        full = self.blocks(full)
+        return self.out(self.norm(full if wanted is None else picked(full, wanted)))  # type: ignore[no-any-return]
 
 
 def linear_head(width: int, num_classes: int) -> nn.Linear:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,9 +52,10 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was chosen when the pool was made."""
+    """What was chosen when the pool was made; ``prepare`` where it holds nothing but volumes prepared that way."""
 
     roles: Roles
+    prepare: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ class Manifest:
     version: int = VERSION
 
     @classmethod
-    def new(cls, key: str, roles: Roles) -> Manifest:
+    def new(cls, key: str, settings: Settings) -> Manifest:
         """Return the manifest of a pool without volumes."""
-        return cls(key, Settings(roles), fingerprints(Catalog(empty(VOLUMES), empty(LABELS))))
+        return cls(key, settings, fingerprints(Catalog(empty(VOLUMES), empty(LABELS))))
 
     @classmethod
     def load(cls, pool: Path) -> Manifest:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -22,8 +23,9 @@ from medssl.pool.catalog import INSTANCES, LABELS, LEVELS, VOLUMES, Catalog
 from medssl.pool.info import PoolInfo, summarise
 from medssl.pool.key import Key
 from medssl.pool.lock import locked
-from medssl.pool.manifest import Fingerprints, Manifest, Roles, fingerprints
-from medssl.pool.shards import VolumeReader, shard_path
+from medssl.pool.manifest import Fingerprints, Manifest, Roles, Settings, fingerprints
+from medssl.pool.reader import VolumeReader
+from medssl.pool.shards import shard_path
 from medssl.pool.tables import Problem, conform, load, problems, save
 from medssl.pool.verify import find_problems
 
@@ -46,8 +48,8 @@ class Pool:
         self._is_writing = False
 
     @classmethod
-    def create(cls, path: Path, key: Key, roles: Roles | None = None) -> Pool:
-        """Make an empty pool in a new or empty folder.
+    def create(cls, path: Path, key: Key, roles: Roles | None = None, *, prepare: dict[str, Any] | None = None) -> Pool:
+        """Make an empty pool in a new or empty folder; with ``prepare`` for volumes prepared that way only.
 
         Raises:
             PoolError: there is something already.
@@ -55,7 +57,7 @@ class Pool:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise PoolError(f"{path}: cannot make a pool here, expected a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
-        Manifest.new(key.fingerprint, roles or Roles()).save(path)
+        Manifest.new(key.fingerprint, Settings(roles or Roles(), prepare)).save(path)
         return cls.open(path, key)
 
     @classmethod

@@ -1,43 +1,20 @@
-"""Shards: plain tar files of compressed arrays that are opened in place and decoded block by block."""
+"""Shards: plain tar files of frames that are opened in place and decoded block by block, or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import blosc2
-import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from medssl.core.errors import CorruptShard, PoolError
 from medssl.core.files import atomic
-
-Codec = Literal["zstd", "lz4", "none"]
-Box = tuple[slice, ...]
-
-# Blocks are what a crop decodes, chunks what a frame indexes. A 64-cube touches about twice its voxels in 8 x 32 x 32
-# blocks, as in 16 x 32 x 32 ones, but one slice of a volume costs half. Both shapes are fitted to the array: padding to
-# whole blocks is stored when nothing compresses it.
-BLOCK_2D, BLOCK_3D = (128, 128), (8, 32, 32)
-MIN_CHUNK, MAX_CHUNK = 4, 8  # blocks an axis
-MAX_COLOURS = 4
-# blosc2 lets these overrule what a program asks for; the same voxels would then have other bytes and checksums.
-for _name in ("NTHREADS", "CLEVEL", "COMPRESSOR", "SHUFFLE", "DELTA", "TYPESIZE", "BLOCKSIZE", "SPLITMODE"):
-    os.environ.pop(f"BLOSC_{_name}", None)
-# Bit shuffling helps LZ4 (1.67 instead of 1.53 : 1 on a CT-like volume) and slows ZSTD by half without a gain.
-CODECS: dict[Codec, tuple[Any, int, Any]] = {
-    "zstd": (blosc2.Codec.ZSTD, 3, blosc2.Filter.SHUFFLE),
-    "lz4": (blosc2.Codec.LZ4, 5, blosc2.Filter.BITSHUFFLE),
-    "none": (blosc2.Codec.LZ4, 0, blosc2.Filter.NOFILTER),
-}
+from medssl.pool.frames import Codec, encode
 
 
 @dataclass(frozen=True)
@@ -95,46 +72,6 @@ class ShardWriter:
         return Member(self._shard, offset, len(frame), hashlib.sha256(frame).hexdigest())
 
 
-def encode(array: NDArray[Any], codec: Codec) -> bytes:
-    """Return ``array`` as a contiguous blosc2 frame, without loss."""
-    if array.dtype.kind not in "biufc" or array.dtype.char in "gG":  # long doubles differ between machines
-        raise PoolError(f"cannot store voxels of type {array.dtype}, expected bool, integer, float or complex")
-    if array.size == 0 or array.ndim == 0:
-        raise PoolError(f"cannot store an array of shape {array.shape}, expected at least one voxel and one axis")
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    blocks, chunks = partition(array.shape)
-    compressor, level, filter_ = CODECS[codec]
-    params = blosc2.CParams(
-        codec=compressor,
-        clevel=level,
-        filters=[filter_],
-        typesize=array.dtype.itemsize,
-        nthreads=1,  # more than one encode the same array to other bytes each time
-    )
-    frame: bytes = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=params).to_cframe()
-    return frame
-
-
-def partition(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return block and chunk shapes: colours (last, or first of three) stay together, time is cut singly."""
-    colours = (shape[-1],) if len(shape) > 2 and shape[-1] <= MAX_COLOURS else ()
-    space = shape[: len(shape) - len(colours)]
-    flat = len(space) < 3 or (len(space) == 3 and space[0] <= MAX_COLOURS)
-    goal = (1,) * (len(space) - 3) + ((MAX_COLOURS, *BLOCK_2D)[-len(space) :] if flat else BLOCK_3D)
-    num_blocks = [-(-size // block) for size, block in zip(space, goal, strict=True)]
-    blocks = [-(-size // num) for size, num in zip(space, num_blocks, strict=True)]
-    chunks = [block * _blocks_a_chunk(num) for block, num in zip(blocks, num_blocks, strict=True)]
-    if len(space) > 3:
-        chunks[:-3] = blocks[:-3]
-    return (*blocks, *colours), (*chunks, *colours)
-
-
-def _blocks_a_chunk(num_blocks: int) -> int:
-    if num_blocks <= MAX_CHUNK:
-        return num_blocks
-    return min(range(MIN_CHUNK, MAX_CHUNK + 1), key=lambda size: -num_blocks % size)  # least padding
-
-
 def checksum(path: Path, offset: int, length: int) -> str:
     """Return the SHA-256 of a range of bytes of a file (of what there is, if the file is shorter)."""
     found = hashlib.sha256()
@@ -144,66 +81,3 @@ def checksum(path: Path, offset: int, length: int) -> str:
             found.update(part)
             length -= len(part)
     return found.hexdigest()
-
-
-class VolumeReader:
-    """Read volumes, or boxes of them, where they lie; small, picklable and safe in forked or spawned workers.
-
-    Args:
-        folder: the one that holds the shards.
-        volumes: a table with ``volume, shard, offset, length, sha256``; ``read`` counts its rows from 0.
-    """
-
-    def __init__(self, folder: Path, volumes: pl.DataFrame) -> None:
-        self.folder = folder
-        self._ids = np.array(volumes["volume"].to_list(), dtype=np.bytes_)
-        self._shards = volumes["shard"].to_numpy()
-        self._offsets = volumes["offset"].to_numpy()
-        self._lengths = volumes["length"].to_numpy()
-        self._digests = np.frombuffer(bytes.fromhex("".join(volumes["sha256"])), np.uint8).reshape(-1, 32)
-        self._checked = np.zeros(len(self), bool)
-        self._process = os.getpid()
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def read(self, row: int, box: Box | None = None) -> NDArray[Any]:
-        """Return the volume of ``row``, or its ``box``: one slice an axis, leading axes first; a writable copy.
-
-        Raises:
-            CorruptShard: the stored bytes differ from their checksum (looked at when this process first
-                reads the volume: most flipped bits decode silently to wrong voxels), or the shard is missing.
-        """
-        path = shard_path(self.folder, int(self._shards[row]))
-        self._check(row, path)
-        # Memory mapping leaves the untouched blocks on disk; one thread, as blosc2's threads do not survive a fork.
-        stored = blosc2.open(
-            str(path), mode="r", offset=int(self._offsets[row]), mmap_mode="r", dparams=blosc2.DParams(nthreads=1)
-        )
-        found: NDArray[Any] = stored[() if box is None else box]
-        return found
-
-    def check(self, row: int) -> None:
-        """Compare the stored bytes of ``row`` with their checksum, once a process.
-
-        Raises:
-            CorruptShard: they differ, or the shard is missing.
-        """
-        self._check(row, shard_path(self.folder, int(self._shards[row])))
-
-    def _check(self, row: int, path: Path) -> None:
-        if self._process != os.getpid():
-            self._checked, self._process = np.zeros(len(self), bool), os.getpid()
-        if self._checked[row]:
-            return
-        volume = self._ids[row].decode()
-        try:
-            found = checksum(path, int(self._offsets[row]), int(self._lengths[row]))
-        except FileNotFoundError:
-            raise CorruptShard(f"volume {volume}: its shard {path.name} is missing from {self.folder}") from None
-        if bytes.fromhex(found) != self._digests[row].tobytes():
-            raise CorruptShard(
-                f"volume {volume}: its bytes in shard {path.name} differ from their checksum; "
-                "restore that file or ingest its studies again"
-            )
-        self._checked[row] = True

@@ -13,7 +13,8 @@ import polars as pl
 from medssl.core.errors import PoolError
 from medssl.pool.catalog import VOLUMES
 from medssl.pool.lock import locked
-from medssl.pool.shards import VolumeReader
+from medssl.pool.reader import VolumeReader
+from medssl.pool.shards import shard_path
 from medssl.pool.tables import conform, load, save
 
 
@@ -50,7 +51,8 @@ class Store:
 
         Args:
             folder: where the store is to appear, whole or not at all.
-            write: writes shards into the folder it is given and returns their rows (schema ``VOLUMES``).
+            write: writes shards into the folder it is given and returns their rows (schema ``VOLUMES``). After a kill
+                or an interrupt it finds there, and beside that folder, what it wrote before.
 
         Raises:
             PoolError: another process is making it.
@@ -61,12 +63,15 @@ class Store:
             if folder.exists():  # made while this process was on its way
                 return cls(folder)
             partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            (partial / "shards").mkdir(parents=True)
+            (partial / "shards").mkdir(parents=True, exist_ok=True)
             try:
                 rows = conform(write(partial / "shards"), VOLUMES, "prepared volumes")
                 save(partial / "catalog" / "volumes.parquet", rows)
+                used = {shard_path(partial / "shards", shard) for shard in rows["shard"].unique()}
+                for left in set((partial / "shards").iterdir()) - used:  # half written when a process was killed
+                    left.unlink()
                 partial.rename(folder)
-            finally:
+            except Exception:
                 shutil.rmtree(partial, ignore_errors=True)
+                raise
         return cls(folder)

@@ -10,7 +10,8 @@ import polars as pl
 
 from medssl.pool.catalog import Catalog
 from medssl.pool.manifest import Fingerprints, fingerprints
-from medssl.pool.shards import checksum, shard_path
+from medssl.pool.remote import shard_file
+from medssl.pool.shards import checksum
 from medssl.pool.tables import Problem, problems
 
 
@@ -29,9 +30,9 @@ def find_problems(
             yield Problem("pool.json", f"the fingerprint of the {name} differs from that of the catalog")
     known = set()
     for (shard,), volumes in catalog.volumes.sort("shard", "offset").group_by("shard", maintain_order=True):
-        path = shard_path(shards, int(str(shard)))
-        known.add(path.name)
-        yield from _shard_problems(path, volumes, on_progress)
+        with shard_file(shards, int(str(shard))) as path:
+            known.add(path.name)
+            yield from _shard_problems(path, volumes, on_progress)
     for path in sorted(shards.glob("[!.]*")):
         if path.name not in known:
             yield Problem(

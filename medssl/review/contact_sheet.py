@@ -32,7 +32,9 @@ class Listed:
     score: float | None = None
 
 
-def contact_sheet(images: Sequence[NDArray[Any]], captions: Sequence[str], out: Path, columns: int = 8) -> Path:
+def contact_sheet(
+    images: Sequence[NDArray[Any]], captions: Sequence[str], out: Path, columns: int = 8, tile: int = TILE
+) -> Path:
     """Write a PNG with one captioned tile an image, in reading order.
 
     Args:
@@ -40,6 +42,7 @@ def contact_sheet(images: Sequence[NDArray[Any]], captions: Sequence[str], out: 
         captions: one short line an image; a longer one is cut.
         out: the PNG file.
         columns: tiles a row.
+        tile: its side in pixels.
 
     Raises:
         MedsslError: no image, or not one caption each.
@@ -48,17 +51,17 @@ def contact_sheet(images: Sequence[NDArray[Any]], captions: Sequence[str], out: 
         raise MedsslError(f"contact sheet: expected one caption an image, got {len(images)} and {len(captions)}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    size = columns * (TILE + GAP) + GAP, rows * (TILE + CAPTION + GAP) + GAP
+    size = columns * (tile + GAP) + GAP, rows * (tile + CAPTION + GAP) + GAP
     sheet = Image.new("RGB" if any(image.ndim == 3 for image in images) else "L", size, PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + CAPTION + GAP)
-        sheet.paste("black", (left, top, left + TILE, top + TILE))
-        tile = _picture(image, TILE)
-        sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
-        while draw.textlength(caption, font) > TILE:
+        left, top = GAP + i % columns * (tile + GAP), GAP + i // columns * (tile + CAPTION + GAP)
+        sheet.paste("black", (left, top, left + tile, top + tile))
+        picture = _picture(image, tile)
+        sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
+        while draw.textlength(caption, font) > tile:
             caption = caption.rstrip("…")[:-1] + "…"
-        draw.text((left, top + TILE + 3), caption, INK, font)
+        draw.text((left, top + tile + 3), caption, INK, font)
     with atomic(out) as partial:
         sheet.save(partial, "PNG", optimize=True)
     return out

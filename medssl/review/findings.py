@@ -55,7 +55,7 @@ class PoolFound:
 
 @dataclass(frozen=True)
 class Trained:
-    """A pretraining or pretext run with its method and pictures."""
+    """A pretraining or pretext run with its method and the latest picture of each kind."""
 
     run: RunRecord
     method: str
@@ -128,11 +128,17 @@ def pools(records: Sequence[RunRecord]) -> list[PoolFound]:
 def trainings(records: Sequence[RunRecord]) -> list[Trained]:
     """Return the latest pretraining and pretext run of each method."""
     found = [
-        Trained(run, method(run), tuple(sorted((run.folder / "pictures").glob("*.png"))))
+        Trained(run, method(run), _latest_pictures(run.folder / "pictures"))
         for run in records
         if run.kind in ("pretrain", "pretext") and run.metrics
     ]
     return _latest(found, lambda trained: (trained.run.kind, trained.method))
+
+
+def _latest_pictures(folder: Path) -> tuple[Path, ...]:
+    """Return the last of ``<kind>-<step>.png`` for each kind, those that the run began with first."""
+    last = {path.stem.partition("-")[0]: path for path in sorted(folder.glob("*.png"))}
+    return tuple(sorted(last.values(), key=lambda path: ("-" in path.stem, path.name)))
 
 
 def evaluations(records: Sequence[RunRecord]) -> list[Evaluated]:

@@ -29,8 +29,18 @@ CURVES = {
     "lr": "Learning rate",
     "feature_std": "Feature standard deviation (0 = collapsed)",
     "rankme": "RankMe, effective number of feature dimensions",
+    "knn": "Nearest neighbours on dev patients, AUROC",
+    "probe": "Linear probe on dev patients, AUROC",
+    "pretext_accuracy": "Pretext task, share right",
+    "teacher_entropy": "Entropy of the teacher's answers",
+    "kl": "Student's divergence from the teacher",
+    "prototypes_used": "Prototypes in use",
+    "gradient_norm": "Gradient norm",
+    "images_per_second": "Images a second",
+    "data_wait": "Share of time spent waiting for data",
 }
-MOST_ROWS, MOST_PICTURES = 10, 6
+WATCHED = ("knn", "probe")  # scores of a training run, whose last values are shown with their intervals
+MOST_ROWS = 10
 
 
 def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
@@ -56,7 +66,7 @@ def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
         link=partial(_link, out.parent),
         key_figures=key_figures,
         most_rows=MOST_ROWS,
-        most_pictures=MOST_PICTURES,
+        watched=WATCHED,
     )
     with atomic(out) as partial_file:
         partial_file.write_text(text, encoding="utf-8")
@@ -73,6 +83,8 @@ def environment() -> Environment:
         "name": words.name,
         "sentence": words.sentence,
         "kind": words.kind_name,
+        "picture": words.picture_name,
+        "interval": words.interval,
         "number": words.number,
         "when": words.when,
         "duration": words.duration,

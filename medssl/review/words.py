@@ -14,8 +14,14 @@ SYSTEMS = {
     "scratch": "training from scratch",
     "model": "fine-tuned model",
 }
-PROBES = {"knn": "nearest neighbours", "linear": "linear probe"}
+PROBES = {"knn": "nearest neighbours", "linear": "linear probe", "probe": "linear probe"}
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "calibration error", "dice": "Dice"}
+PICTURES = {
+    "views": "examples of training views",
+    "task": "the task and its answer",
+    "tokens": "tokens as colours: the first three principal components",
+    "attention": "attention of the last layer",
+}
 KINDS = {
     "ingest": "ingest",
     "pretrain": "pretraining",
@@ -42,6 +48,17 @@ def name(word: str) -> str:
 def kind_name(kind: str) -> str:
     """Return what a kind of run is called in the report."""
     return KINDS.get(kind, kind)
+
+
+def picture_name(stem: str) -> str:
+    """Return what a picture of a run is called in the report.
+
+    Example:
+        >>> picture_name("task-00000150")
+        'the task and its answer, after 150 steps'
+    """
+    kind, _, step = stem.partition("-")
+    return PICTURES.get(kind, kind.replace("_", " ")) + (f", after {int(step):,} steps" if step.isdecimal() else "")
 
 
 def sentence(text: str) -> str:

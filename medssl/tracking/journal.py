@@ -32,6 +32,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished = False
+        self._writes = True
 
     @property
     def id(self) -> str:
@@ -66,6 +67,13 @@ class Journal:
         return journal
 
     @classmethod
+    def listening(cls, folder: Path) -> Self:
+        """Return a journal that writes nothing: of the processes that train beside the one that writes."""
+        journal = cls(folder)
+        journal._writes = False
+        return journal
+
+    @classmethod
     def resume(cls, folder: Path) -> Self:
         """Open a run again; its next metrics supersede the earlier ones from their step on.
 
@@ -93,6 +101,8 @@ class Journal:
         Raises:
             RunError: no such file.
         """
+        if not self._writes:
+            return
         if not path.is_file():
             raise RunError(f"run {self.id}: artifact {path.name!r} is not a file")
         inside = path.resolve()
@@ -125,6 +135,8 @@ class Journal:
         self.finish("finished" if error is None else "preempted" if isinstance(error, Preempted) else "failed")
 
     def _write(self, line: str, /, **fields: Any) -> None:
+        if not self._writes:
+            return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         text = json.dumps({"type": line, "time": now} | encode(fields), allow_nan=False) + "\n"
         with (self.folder / JOURNAL).open("ab", buffering=0) as handle:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl.core.errors import EncoderError
+from medssl.core.collectives import rank
+from medssl.core.errors import EncoderError, TrainingError
+from medssl.engine import checkpoint
+from medssl.engine.distributed import told
 from medssl.models.build import load_encoder
 from medssl.models.encoders.base import Encoder
 from medssl.pool.pool import Pool
@@ -17,7 +20,7 @@ from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
 from medssl.tracking.records import RunRecord, latest, read_runs
 
-PRIVATE = ("pool", "workspace", "tracking")  # paths may hold a user's name, an address a password
+PRIVATE = ("pool", "workspace", "tracking", "init")  # paths may hold a user's name, an address a password
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,41 @@ def running(
     recipe: Recipe | None = None,
     resumed: Path | None = None,
 ) -> Iterator[Journal]:
-    """Open a journalled run that MLflow follows; it always says how it ended.
+    """Open a journalled run that MLflow follows; it always says how it ended. Of several processes, rank 0 writes.
 
     Its parameters are the resolved study, with ``recipe`` (a pretext's) in the place of the study's own.
     """
+    if rank() != 0:
+        yield Journal.listening(told(Path()))
+        return
     if resumed is None:
-        params = study.data() | (recipe.data() if type(recipe) is Recipe else {})
+        own = recipe or study
+        params = study.data() | {name: getattr(own, name).data() for name in ("encoder", "method", "loop")}
         params = {k: v for k, v in params.items() if k not in PRIVATE}
         came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
         linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
         journal = Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)
     else:
         journal = Journal.resume(resumed)
+    told(journal.folder)
     with sink(study).following(journal), journal:
         yield journal
+
+
+def unfinished(study: Study, kind: str, mark: tuple[str, str]) -> RunRecord:
+    """Return the latest stopped run of ``kind`` with a checkpoint, one that carries ``mark`` if there is one.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    runs = [r for r in read_runs(study.workspace) if (r.kind, r.study) == (kind, study.name) and r.status != "finished"]
+    runs = [r for r in runs if checkpoint.kept(r.folder)]
+    own = [r for r in runs if r.fingerprints.get(mark[0]) == mark[1]]
+    if not runs:
+        raise TrainingError(
+            f"--resume: no unfinished {kind} run of {study.name} with a checkpoint in {study.workspace}; leave it out"
+        )
+    return (own or runs)[-1]
 
 
 def sink(study: Study) -> MlflowSink:
@@ -105,6 +129,11 @@ def _nothing_fits(study: Study, wanted: str, finished: list[RunRecord]) -> str:
 def _known(finished: list[RunRecord]) -> str:
     known = "; ".join(f"{r.id} ({r.study}, {r.fingerprints.get('pretraining')})" for r in finished[-5:])
     return f"candidates for --encoder: {known}" if known else "run `medssl pretrain` first"
+
+
+def score_folder(study: Study, fingerprint: str, *purpose: str) -> Path:
+    """Return where finished scores of a model are kept for a purpose; that folder may be removed at any time."""
+    return study.workspace.joinpath("scores", fingerprint, *purpose)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from medssl.core.files import read_json, write_json
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
-from medssl.engine.loop import device_for
+from medssl.engine.distributed import device_for
 from medssl.engine.scoring import embed
 from medssl.evaluation.evaluate import Examples
 from medssl.evaluation.evaluate import evaluate as measure
@@ -25,7 +25,7 @@ from medssl.models.encoders.base import ENCODERS
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.tracking.records import read_runs
-from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
+from medssl.verbs.context import FoundEncoder, find_encoder, marks, running, score_folder
 from medssl.verbs.result import NO_GO, OK, Result
 
 PIXELS = 64
@@ -65,11 +65,11 @@ def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> E
     device = device_for()
     config = ENCODERS.load(found.about["name"]).config_class.parse(found.about["config"])
     untrained = build_encoder(found.about["name"], config, data.geometry, seed=study.seed)
-    volumes = chosen.catalog.volumes
+    volumes, kept = chosen.catalog.volumes, score_folder(study, found.fingerprint, "evaluate")
     examples = Examples(
         systems={
-            "encoder": embed(found.encoder, chosen, device),
-            "random": embed(untrained, chosen, device),
+            "encoder": embed(found.encoder, chosen, device, kept),
+            "random": embed(untrained, chosen, device, kept / "random"),
             "pixels": _pixels(chosen),
         },
         truth=[truth.get(volume) for volume in volumes["volume"]],

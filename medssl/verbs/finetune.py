@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medssl.core.collectives import rank, world_size
 from medssl.core.config import fingerprint
 from medssl.core.errors import LabelError
 from medssl.core.files import write_json
@@ -17,7 +18,8 @@ from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
-from medssl.engine.loop import Session, device_for, train
+from medssl.engine.distributed import device_for
+from medssl.engine.loop import Session, train
 from medssl.engine.scoring import embed
 from medssl.evaluation.bootstrap import patient_bootstrap
 from medssl.finetune.classify import Classifier, class_weights, save_classifier
@@ -25,12 +27,19 @@ from medssl.models.build import seeded
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.tracking.journal import Journal
-from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
+from medssl.verbs.context import FoundEncoder, find_encoder, flat, marks, running, unfinished
 from medssl.verbs.evaluate import latest_verdict, refuse_no_go
 from medssl.verbs.result import Result
 
 
-def finetune(study: Study, *, task: str | None = None, encoder: str | None = None, allow_no_go: bool = False) -> Result:
+def finetune(
+    study: Study,
+    *,
+    task: str | None = None,
+    encoder: str | None = None,
+    allow_no_go: bool = False,
+    resume: bool = False,
+) -> Result:
     """Train the task's classifier on labelled dev volumes and report it on test patients.
 
     Raises:
@@ -44,10 +53,11 @@ def finetune(study: Study, *, task: str | None = None, encoder: str | None = Non
     refuse_no_go(verdict, allowed=allow_no_go)
     data = prepare(pool, study.prepare)
     prints = marks(pool, pretraining=found.fingerprint, task=name, study=study.name)
-    with running(study, "finetune", prints, found.parents) as journal:
+    stopped = unfinished(study, "finetune", ("task", name)).folder if resume else None
+    with running(study, "finetune", prints, found.parents, resumed=stopped) as journal:
         if verdict != "go":
             journal.note(f"fine-tuned on an encoder whose verdict is {verdict or 'unknown: it was not evaluated'}")
-        model, train_rows = _trained(study, name, data, found, journal)
+        model, train_rows = _trained(study, name, data, found, journal, prints, resume=resume)
         scores = _scores(study, name, data, model)
         about = {**found.about, "task": name, "run": journal.id, "study": study.name}
         about["fingerprint"] = fingerprint(found.fingerprint, journal.id)  # its encoder has seen labels: another one
@@ -63,7 +73,16 @@ def finetune(study: Study, *, task: str | None = None, encoder: str | None = Non
     return Result({"run": journal.id, **facts, "scores": {k: vars(s) for k, s in scores.items()}}, tuple(shown))
 
 
-def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journal: Journal) -> tuple[Classifier, int]:
+def _trained(
+    study: Study,
+    task: str,
+    data: Prepared,
+    found: FoundEncoder,
+    journal: Journal,
+    prints: Mapping[str, str],
+    *,
+    resume: bool,
+) -> tuple[Classifier, int]:
     config = study.tasks[task]
     labelled, targets, classes = labelled_rows(data.role(Role.DEV), task)
     if len(classes) < 2:
@@ -76,14 +95,16 @@ def _trained(study: Study, task: str, data: Prepared, found: FoundEncoder, journ
     model: Classifier = seeded(
         lambda: Classifier(found.encoder, classes, config, features, weights), "head", study.seed
     )
-    sampler = Sampler(len(labelled), config.loop.batch_size, config.loop.accumulate, study.seed)
-    feed = TrainingFeed(labelled, config.views, sampler, config.loop.workers, targets)
+    loop = config.loop
+    sampler = Sampler.of(labelled, loop.batch_size, loop.accumulate, study.seed, loop.crops, loop.balance)
+    feed = TrainingFeed(labelled, config.views, sampler, loop.workers, targets, share=(rank(), world_size()))
     session = Session(
         journal.folder,
         journal,
+        identity=flat({**prints, task: config.shaping(), "prepare": study.prepare.data(), "seed": study.seed}),
+        resume=resume,
         seed=study.seed,
         volumes=labelled.catalog.volumes["volume"].to_list(),
-        hint="run `medssl finetune` again",
         description=f"finetune {task}",
     )
     train(model, feed, config.loop, session, device)

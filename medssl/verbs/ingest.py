@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import write_json
 from medssl.core.progress import stages, stderr
+from medssl.data.prepare import PrepareConfig, Preparer
 from medssl.ingest.ingest import ingest as fill
 from medssl.ingest.labels import LabelFile
 from medssl.ingest.report import IngestReport
@@ -32,25 +34,48 @@ def ingest(
     key_file: Path | None = None,
     linkage: Path | None = None,
     workspace: Path = Path("workspace"),
+    modality: str | None = None,
+    prepare: PrepareConfig | None = None,
 ) -> Result:
     """Extend a pool, or make one; exit code 3 where files were quarantined.
 
-    The quarantined files are named on stderr only: a path may identify a patient, so it is in no result and no run.
+    With ``prepare`` the pool holds prepared volumes only. The quarantined files are named on stderr only: a path may
+    identify a patient, so it is in no result and no run.
     """
     key = Key.load(key_file)
     label_file = LabelFile.read(labels, tasks) if labels else None
     is_new = not (pool_folder / "pool.json").exists()
-    pool = Pool.create(pool_folder, key) if is_new else Pool.open(pool_folder, key)
+    transform = Preparer(prepare) if prepare is not None else None
+    if is_new:
+        pool = Pool.create(pool_folder, key, prepare=transform.settings if transform is not None else None)
+    else:
+        pool = Pool.open(pool_folder, key)
     try:
         with stages() as progress:
-            report = fill(sources, pool, key, labels=label_file, workers=workers, linkage=linkage, progress=progress)
+            report = fill(
+                sources,
+                pool,
+                key,
+                labels=label_file,
+                workers=workers,
+                linkage=linkage,
+                progress=progress,
+                modality=modality,
+                transform=transform,
+            )
     except MedsslError:
         if is_new and not Pool.open(pool_folder).instances.height:
             shutil.rmtree(pool_folder)  # nothing was ingested: leave nothing behind
         raise
     pool = Pool.open(pool_folder)
     counted = pool.info()
-    settings = {"sources": len(sources), "workers": workers, "labels": labels is not None}
+    settings: dict[str, Any] = {
+        "sources": len(sources),
+        "workers": workers,
+        "labels": labels is not None,
+        "modality": modality,
+    }
+    settings["prepare"] = prepare.data() if prepare is not None else None
     prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
     with Journal.start(workspace, "ingest", pool_folder.name, settings, fingerprints=prints) as journal:
         write_json(journal.folder / "pool_info.json", summary(pool))
@@ -84,6 +109,7 @@ def summary(pool: Pool) -> dict[str, object]:
         "labels": [asdict(label) for label in counted.labels],
         "files": counted.files,
         "fingerprint": counted.fingerprints.images,
+        "prepare": pool.manifest.settings.prepare,
     }
 
 

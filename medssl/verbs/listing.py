@@ -24,8 +24,8 @@ def strategies() -> Result:
 
 
 def encoders() -> Result:
-    """List the encoders and what a method may ask of them."""
-    return _listing(ENCODERS, lambda e: {"provides": _words(e.provides)})
+    """List the encoders: the dimensions they are made for and what a method may ask of them."""
+    return _listing(ENCODERS, lambda e: {"dims": _words(f"{n}D" for n in e.dims), "provides": _words(e.provides)})
 
 
 def _listing(plugins: Plugins, facts: Any) -> Result:

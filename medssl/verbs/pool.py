@@ -1,4 +1,4 @@
-"""``medssl pool info | verify``: what a pool holds, and whether it is whole."""
+"""``medssl pool info | verify | pull``: what a pool holds, whether it is whole, a copy of a remote one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from medssl.core.errors import CorruptShard
-from medssl.core.progress import bar
+from medssl.core.progress import bar, stages
+from medssl.pool import remote
 from medssl.pool.pool import Pool, PoolInfo
 from medssl.verbs.result import Result
 
@@ -33,6 +34,25 @@ def verify(path: Path) -> Result:
         raise CorruptShard(f"{path}: {problems[0]}{more}")
     facts = {"volumes": len(pool.catalog), "files": pool.instances.height, "problems": []}
     return Result(facts, (f"{path}: {len(pool.catalog)} volumes of {pool.instances.height} files, all whole",))
+
+
+def pull(url: str, folder: Path, *, most_gb: float | None = None) -> Result:
+    """Copy a remote pool, or bring the copy in ``folder`` up to date; with ``most_gb`` shards come when they are read.
+
+    Raises:
+        PoolError: no pool there, or ``folder`` holds something else.
+    """
+    with stages() as shown:
+        made = remote.pull(
+            url,
+            folder,
+            None if most_gb is None else round(most_gb * 1e9),
+            lambda done, total: shown("MB", done // 10**6, total // 10**6),
+        )
+    pool, total = Pool.open(folder), sum(made.shards.values())
+    how = "" if most_gb is None else f", fetched as they are read, at most {most_gb:g} GB at a time"
+    facts = {"pool": str(folder), "volumes": len(pool.catalog), "bytes": total, "most_bytes": made.most_bytes}
+    return Result(facts, (f"{folder}: a copy of {len(pool.catalog)} volumes in {total / 1e9:.3g} GB of shards{how}",))
 
 
 def tables(counted: PoolInfo) -> tuple[Table | str, ...]:

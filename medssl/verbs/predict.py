@@ -15,7 +15,7 @@ from rich.text import Text
 from medssl.core.errors import PoolError
 from medssl.core.files import atomic
 from medssl.data.prepare import PrepareConfig, prepare
-from medssl.engine.loop import device_for
+from medssl.engine.distributed import device_for
 from medssl.finetune.classify import Classifier, load_classifier
 from medssl.ingest.ingest import ingest
 from medssl.pool.key import Key

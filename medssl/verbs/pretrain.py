@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medssl.core.errors import PoolError, TrainingError
+from medssl.core.collectives import rank, world_size
+from medssl.core.errors import PoolError
+from medssl.core.files import read_json
 from medssl.core.types import Role
 from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.engine import checkpoint
-from medssl.engine.loop import Session, device_for, train
-from medssl.engine.monitors.representation import RepresentationMonitor, pooled
-from medssl.evaluation.representation import feature_std, rankme
+from medssl.engine.distributed import device_for, first, full, processes, whole
+from medssl.engine.loop import Session, train
+from medssl.engine.monitors.loader import usable_cores
+from medssl.engine.monitors.representation import pooled
 from medssl.methods.base import METHODS, Method
-from medssl.models.build import build_encoder, save_encoder, seeded
+from medssl.models.adapt import load_weights
+from medssl.models.build import build_encoder, save_encoder, seeded, verify_reload
 from medssl.pool.pool import Pool
-from medssl.study import Recipe, Study
-from medssl.tracking.records import RunRecord, read_runs
-from medssl.verbs.context import flat, marks, running
+from medssl.study import Choice, Recipe, Study, digest_of
+from medssl.verbs.context import flat, marks, running, unfinished
 from medssl.verbs.result import Result
-
-MONITORED = 256  # images that the collapse monitor looks at
+from medssl.verbs.watch import spread, watch
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Pretrained:
 
 
 def pretrain(study: Study, *, resume: bool = False) -> Result:
-    """Pretrain the study's encoder and keep it in its run."""
-    pool = Pool.open(study.pool)
-    data = prepare(pool, study.prepare)
-    made = fit(study, study, pool, data, kind="pretrain", resume=resume)
+    """Pretrain the study's encoder and keep it in its run; under `torchrun`, with all its processes."""
+    with processes():
+        pool = Pool.open(study.pool)
+        data = first(lambda: prepare(pool, study.prepare, workers=usable_cores()))
+        made = fit(study, study, pool, data, kind="pretrain", resume=resume)
     folder = study.workspace / "runs" / made.run
     facts = {"run": made.run, "fingerprint": made.fingerprint, "encoder": str(folder), **made.figures}
     figures = ", ".join(f"{name} {value:.3g}" for name, value in made.figures.items())
@@ -70,89 +72,90 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
     if not len(dev):
         raise PoolError(f"{pool.path}: no volume of a dev patient to train on; ingest more patients")
     fingerprint = study.pretraining(pool.fingerprints.images, recipe)
-    stopped = _unfinished(study, kind, fingerprint) if resume else None
+    stopped = unfinished(study, kind, ("pretraining", fingerprint)) if resume else None
+    identity, recipe = _identity(study, recipe, pool), settled(recipe, len(dev))
     prints = marks(pool, pretraining=fingerprint)
     with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
-        method = make_method(recipe, dev, study.seed)
-        feed = _feed(recipe, dev, study.seed)
-        monitor = RepresentationMonitor(
-            method.encoder,
-            dev.images(np.arange(min(MONITORED, len(dev)))),
-            _measure,
-            _floors(study),
-            feed.steps_per_epoch,
-        )
+        method, feed = make_method(recipe, dev, study.seed, journal.note), feed_of(study, recipe, dev)
+        device, about = device_for(), _about(study, recipe, fingerprint, journal.id)
+        if rank() == 0:
+            verify_reload(method.export(), about, dev.images(np.arange(min(2, len(dev)))), journal.folder)
+        watched = watch(study, recipe, dev, method, journal.folder, feed, device, journal.note)
+        if stopped is None:
+            journal.metrics(0, watched.start)
         session = Session(
             folder=journal.folder,
             journal=journal,
-            identity=_identity(study, recipe, pool),
-            monitors=[monitor],
+            identity=identity,
+            monitors=watched.monitors,
             resume=stopped is not None,
             seed=study.seed,
             volumes=dev.catalog.volumes["volume"].to_list(),
             hint="go on with --resume" if kind == "pretrain" else "run the verb again",
             description=f"{kind} {recipe.method.name}",
         )
-        train(method, feed, recipe.loop, session, device_for())
-        figures = _measure(pooled(method.encoder, monitor.images))
-        about = {
-            "name": recipe.encoder.name,
-            "config": recipe.encoder.config.data(),
-            "method": recipe.method.data(),
-            "prepare": study.prepare.data(),
-            "fingerprint": fingerprint,
-            "run": journal.id,
-        }
-        journal.artifact(save_encoder(method.export(), journal.folder, about))
-        journal.artifact(journal.folder / "encoder.json")
+        train(method, feed, recipe.loop, session, device)
+        with whole(method):
+            figures = spread(pooled(method.export(), watched.images))
+        weights = full(method.export().state_dict())
+        if rank() == 0:
+            journal.artifact(save_encoder(method.export(), journal.folder, about, weights))
+            journal.artifact(journal.folder / "encoder.json")
         journal.finish(summary=figures)
     return Pretrained(method, journal.id, fingerprint, figures)
 
 
-def make_method(recipe: Recipe, data: Prepared, seed: int) -> Method[Any]:
-    """Return the recipe's method around a fresh encoder."""
+def settled(recipe: Recipe, num_images: int) -> Recipe:
+    """Return ``recipe`` with what it leaves open settled by its method's rules for a pool of this size."""
+    plugin, loop = METHODS.load(recipe.method.name), recipe.loop
+    config = plugin.fitted(recipe.method.config, num_images, loop.images_a_step)
+    epochs = plugin.epochs(num_images, loop.images_a_step)
+    if epochs is not None and "epochs" not in loop.model_fields_set:
+        loop = loop.model_copy(update={"epochs": epochs})
+    return recipe.model_copy(update={"method": Choice(recipe.method.name, config), "loop": loop})
+
+
+def make_method(recipe: Recipe, data: Prepared, seed: int, say: Callable[[str], None] = lambda _: None) -> Method[Any]:
+    """Return the recipe's method around a fresh encoder, or one that continues from ``recipe.init``."""
     encoder = build_encoder(recipe.encoder.name, recipe.encoder.config, data.geometry, seed=seed)
+    if recipe.init is not None:
+        say(f"continued from {load_weights(encoder, recipe.init)}")
     plugin = METHODS.load(recipe.method.name)
     made: Method[Any] = seeded(lambda: plugin(recipe.method.config, encoder), "method", seed)
     return made
 
 
 def load_method(recipe: Recipe, data: Prepared, seed: int, folder: Path) -> Method[Any]:
-    """Return the method as the finished run in ``folder`` left it."""
-    method = make_method(recipe, data, seed)
+    """Return the method as the finished run in ``folder`` left it, settled as it was then."""
+    about = {k: v for k, v in read_json(folder / "encoder.json")["method"].items() if k != "name"}
+    config = METHODS.load(recipe.method.name).config_class.parse(about, "encoder.json")
+    as_trained = recipe.model_copy(update={"method": Choice(recipe.method.name, config), "init": None})
+    method = make_method(as_trained, data, seed)
     checkpoint.load_model(folder, method)
     return method
 
 
-def _feed(recipe: Recipe, dev: Prepared, seed: int) -> TrainingFeed:
+def _about(study: Study, recipe: Recipe, fingerprint: str, run: str) -> dict[str, Any]:
+    return {
+        "name": recipe.encoder.name,
+        "config": recipe.encoder.config.data(),
+        "method": recipe.method.data(),
+        "prepare": study.prepare.data(),
+        "fingerprint": fingerprint,
+        "run": run,
+    }
+
+
+def feed_of(study: Study, recipe: Recipe, dev: Prepared) -> TrainingFeed:
+    """Return the recipe's batches of views of ``dev``, this process's share."""
     views = METHODS.load(recipe.method.name).views(recipe.method.config, dev.geometry)
-    sampler = Sampler(len(dev), recipe.loop.batch_size, recipe.loop.accumulate, seed)
-    return TrainingFeed(dev, views, sampler, recipe.loop.workers)
-
-
-def _measure(features: NDArray[np.float32]) -> dict[str, float]:
-    return {"feature_std": feature_std(features), "rankme": rankme(features)}
-
-
-def _floors(study: Study) -> dict[str, float]:
-    rule = study.evaluation.gate
-    return {"feature_std": rule.min_feature_std, "rankme": rule.min_rankme}
+    loop = recipe.loop
+    sampler = Sampler.of(dev, loop.batch_size, loop.accumulate, study.seed, loop.crops, loop.balance)
+    return TrainingFeed(dev, views, sampler, loop.workers, share=(rank(), world_size()))
 
 
 def _identity(study: Study, recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    parts = {name: getattr(recipe, name).data() for name in ("encoder", "method")}
-    parts["loop"] = recipe.loop.shaping()
-    whole = {**parts, "prepare": study.prepare.data(), "seed": study.seed, "pool.images": pool.fingerprints.images}
-    return flat(whole)
-
-
-def _unfinished(study: Study, kind: str, fingerprint: str) -> RunRecord:
-    """Return the latest stopped run with a checkpoint, of this very pretraining if there is one."""
-    runs = [r for r in read_runs(study.workspace) if (r.kind, r.study) == (kind, study.name) and r.status != "finished"]
-    runs = [r for r in runs if (r.folder / checkpoint.NAME).is_file()]
-    own = [r for r in runs if r.fingerprints.get("pretraining") == fingerprint]
-    if not runs:
-        raise TrainingError(
-            f"--resume: no unfinished {kind} run of {study.name} with a checkpoint in {study.workspace}; leave it out"
-        )
-    return (own or runs)[-1]
+    parts = {"encoder": recipe.encoder.data(), "method": recipe.method.data(), "loop": recipe.loop.shaping()}
+    init = {} if recipe.init is None else {"init": digest_of(recipe.init)}
+    prepared = {"prepare": study.prepare.data(), "seed": study.seed, "pool.images": pool.fingerprints.images}
+    return flat({**parts, **init, **prepared})

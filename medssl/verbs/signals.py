@@ -12,14 +12,14 @@ from medssl.core.errors import SelectionError
 from medssl.core.types import Signal
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
-from medssl.engine.loop import device_for
+from medssl.engine.distributed import device_for
 from medssl.engine.scoring import embed, pretext_losses
 from medssl.finetune.classify import load_classifier
 from medssl.pool.pool import Pool
 from medssl.selection.aggregate import by_study
 from medssl.study import Study
 from medssl.tracking.records import latest
-from medssl.verbs.context import find_encoder, marks
+from medssl.verbs.context import find_encoder, marks, score_folder
 from medssl.verbs.pretrain import fit, load_method
 
 SOLVED = 1e-4  # a pretext loss below this says nothing about the image
@@ -47,7 +47,8 @@ def read_signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Sign
             scores, parents["finetune"], model = _probabilities(study, pool, data, task)
         else:
             found = find_encoder(study, pool)
-            scores, model = embed(found.encoder, data, device_for()).astype(np.float64), found.fingerprint
+            kept, model = score_folder(study, found.fingerprint, "select"), found.fingerprint
+            scores = embed(found.encoder, data, device_for(), kept).astype(np.float64)
             parents |= found.parents
         values[signal] = by_study(scores, data.catalog.volumes["study"].to_numpy())[1]
     return Signals(values, parents, model, doubt)
@@ -63,7 +64,8 @@ def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float6
         method, run_id = made.method, made.run
     else:
         method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
-    losses = pretext_losses(method, data, device_for(), study.seed)
+    kept = score_folder(study, fingerprint, "select")
+    losses = pretext_losses(method, data, device_for(), study.seed, kept)
     return losses, run_id, fingerprint, doubt_about(losses, method.chance_loss)
 
 

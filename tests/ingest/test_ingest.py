@@ -162,7 +162,7 @@ def test_folders_without_files_or_without_images_are_errors(source: Path, pool: 
         ingest([source], pool, key)
     (source / "a.txt").write_text("text " * 50)
     save(dataset(uid.BasicTextSRStorage, "report"), source / "b")
-    with pytest.raises(MedsslError, match=r"no DICOM image among 2 files .*\(1 not_dicom, 1 report_object\)"):
+    with pytest.raises(MedsslError, match=r"no image among 2 files .*\(1 not_dicom, 1 report_object\)"):
         ingest([source], pool, key)
     assert pool.instances.height == 0
     assert list(pool.shards.glob("*")) == []

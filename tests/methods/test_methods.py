@@ -1,66 +1,68 @@
-"""The contract that every method keeps, found by its file; then what is special to each."""
+"""The contract that every method keeps, found by its file, in two and three dimensions."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
+from ranks import on_ranks
+from small_methods import batch_of, doubled, part, share, small_method
+from torch import Tensor
 
 from medssl.core.batch import Progress, Trainable, Views
-from medssl.core.errors import EncoderError, StudyError
-from medssl.core.keys import view_keys
-from medssl.core.types import Geometry
+from medssl.core.collectives import world_size
+from medssl.core.errors import EncoderError
 from medssl.data.views import make_views
-from medssl.methods.base import METHODS, SCORING_BATCH, Method, check_needs
-from medssl.methods.rotation import TURNS, disc
-from medssl.models.build import build_encoder, seeded
-from medssl.models.encoders.base import ENCODERS
+from medssl.methods.base import METHODS, SCORING_BATCH, Method, check_needs, enough_epochs
+from medssl.models.teacher import Teacher
 
-ENCODER = {
-    "vit": {"width": 24, "depth": 2, "heads": 2, "patch": 4},
-    "resnet": {"depth": 10, "width": 8, "norm": "group"},
-}
+CASES = [(name, ndim) for name in METHODS.names() for ndim in (2, 3)]
+EVERY = pytest.mark.parametrize(("name", "ndim"), CASES)
 
 
-def build(name: str, encoder: str | None = None, size: int = 16, **config: Any) -> Any:
-    method = METHODS.load(name)
-    able = [e for e in ENCODERS.names() if method.needs <= ENCODERS.load(e).provides]
-    encoder = encoder or able[0]
-    made = build_encoder(
-        encoder, ENCODERS.load(encoder).config_class.parse(ENCODER[encoder]), Geometry((size, size)), seed=0
-    )
-    return seeded(lambda: method(method.config_class.parse(config), made), "method", 0)
+def gradients(method: Any, parts: list[Views], progress: Progress) -> None:
+    """Leave in ``method`` the gradient of one optimiser step over its micro-batches and over all processes."""
+    weights = torch.stack([method.normaliser(p) for p in parts]).double()
+    for piece, weight in zip(parts, weights / weights.sum(), strict=True):
+        (method.training_step(piece, progress).loss * weight / world_size()).backward()
+    for p in method.parameters():
+        if p.grad is not None and world_size() > 1:
+            dist.all_reduce(p.grad)
 
 
-def batch_of(method: Any, num: int, epoch: int = 0, size: int = 16) -> Views:
-    coarse = torch.rand(num, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    images = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    recipe = type(method).views(method.config, method.encoder.geometry)
-    keys = torch.from_numpy(view_keys(0, epoch, np.arange(num), len(recipe.views)))
-    return make_views(images, keys, torch.arange(num), recipe)
+def trained(method: Any, cuts: list[int], steps: int = 2) -> dict[str, Tensor]:
+    """Take SGD steps over a batch cut into micro-batches, each process on its share of each; return all state."""
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    for step in range(steps):
+        batch = doubled(batch_of(method, cuts[-1], epoch=step))
+        optimiser.zero_grad()
+        gradients(method, [share(part(batch, slice(a, b))) for a, b in pairwise([0, *cuts])], Progress(step, 10))
+        optimiser.step()
+        method.on_step_end(Progress(step + 1, 10))
+    return {name: value.detach().clone() for name, value in method.state_dict().items()}
 
 
-def part(batch: Views, rows: slice) -> Views:
-    return Views(tuple(i[rows] for i in batch.images), batch.keys[rows], batch.volume[rows])
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert np.allclose(value, other[name], rtol=0, atol=1e-9), name
 
 
-@pytest.fixture(params=METHODS.names())
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
+@pytest.mark.parametrize("name", METHODS.names())
 def test_a_method_says_what_it_is_and_is_trainable(name: str) -> None:
     method = METHODS.load(name)
     assert issubclass(method, Method)
     assert method.paper
     assert method.__doc__
-    assert isinstance(build(name), Trainable)
+    assert isinstance(small_method(name), Trainable)
     assert isinstance(method.batch_coupled, bool)
 
 
+@pytest.mark.parametrize("name", METHODS.names())
 def test_a_method_knows_no_other_method(name: str) -> None:
     source = Path(str(METHODS.load(name).__module__).replace(".", "/") + ".py")
     tree = ast.parse((Path(__file__).parents[2] / source).read_text())
@@ -68,66 +70,109 @@ def test_a_method_knows_no_other_method(name: str) -> None:
     assert {m for m in imported if m and m.startswith("medssl.methods")} == {"medssl.methods.base"}
 
 
-def test_the_loss_is_finite_scalar_and_reaches_every_parameter(name: str) -> None:
-    method = build(name)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.1)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_what_is_settled_by_rule_stays_where_the_study_says_otherwise(name: str) -> None:
+    method = METHODS.load(name)
+    settled = method.fitted(method.config_class(), 5000, 64)
+    assert None not in {v for k, v in settled.data().items() if k in ("prototypes", "hidden", "teacher_momentum")}
+    assert method.fitted(settled, 10**6, 4096) == settled
+    epochs = method.epochs(5000, 64)
+    assert epochs is None or epochs >= 1
+
+
+@EVERY
+def test_the_loss_is_finite_scalar_and_reaches_every_parameter(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     for step in range(2):  # residual branches start at zero: gradients pass through them from the second step
         optimiser.zero_grad()
         output = method.training_step(batch_of(method, 4), Progress(step, 10))
         output.loss.backward()
         optimiser.step()
     assert output.loss.ndim == 0
-    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(value).all() and value.ndim == 0 for value in (output.loss, *output.metrics.values()))
     silent = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not silent
+    grouped = [id(p) for group in method.parameter_groups(0.1) for p in group.params]
+    assert sorted(grouped) == sorted(id(p) for p in method.parameters() if p.requires_grad)
 
 
-def test_accumulated_micro_batches_equal_one_batch(name: str) -> None:
-    method = build(name).double()
-    if type(method).batch_coupled:
+@EVERY
+def test_accumulated_micro_batches_equal_one_batch(name: str, ndim: int) -> None:
+    if METHODS.load(name).batch_coupled:
         pytest.skip("the loss couples the batch")
-    batch = batch_of(method, 6)
-    batch = Views(tuple(i.double() for i in batch.images), batch.keys, batch.volume)
-    method.training_step(batch, Progress(0, 10)).loss.backward()
-    whole = [p.grad.clone() for p in method.parameters() if p.requires_grad]
-    method.zero_grad()
-    parts = [part(batch, slice(0, 1)), part(batch, slice(1, 4)), part(batch, slice(4, 6))]
-    weights = torch.stack([method.normaliser(p) for p in parts]).double()
-    for piece, weight in zip(parts, weights / weights.sum(), strict=True):
-        (method.training_step(piece, Progress(0, 10)).loss * weight).backward()
-    for one, many in zip(whole, (p.grad for p in method.parameters() if p.requires_grad), strict=True):
-        assert torch.allclose(one, many, atol=1e-9, rtol=1e-7)
+    whole = trained(small_method(name, ndim).double(), [6])
+    assert_same(trained(small_method(name, ndim).double(), [1, 4, 6]), whole)
 
 
-def test_pretext_losses_are_fp32_one_an_image_and_independent_of_the_batch(name: str) -> None:
-    method, num = build(name).train(), SCORING_BATCH + 5
+def _on_a_rank() -> dict[str, Any]:
+    made = {(name, ndim): trained(small_method(name, ndim).double(), [2, 6]) for name, ndim in CASES}
+    return {case: {name: value.numpy() for name, value in state.items()} for case, state in made.items()}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[Any, Any]]:
+    return on_ranks(2, _on_a_rank)
+
+
+@EVERY
+def test_two_processes_equal_one(name: str, ndim: int, ranks: list[dict[Any, Any]]) -> None:
+    alone = trained(small_method(name, ndim).double(), [2, 6])
+    for found in ranks:
+        assert_same(found[name, ndim], {key: value.numpy() for key, value in alone.items()})
+
+
+@EVERY
+def test_a_teacher_moves_once_an_optimiser_step_and_never_in_a_micro_batch(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
+    teachers = [module for module in method.modules() if isinstance(module, Teacher)]
+    before = [p.clone() for teacher in teachers for p in teacher.parameters()]
+    gradients(method, [batch_of(method, 4, epoch) for epoch in range(3)], Progress(0, 10))
+    for p in method.parameters():
+        p.data += 0.1 if p.requires_grad else 0.0
+    for teacher in teachers:
+        assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+    method.on_step_end(Progress(1, 10))
+    moved = [not torch.equal(a, b) for a, b in zip(before, (p for t in teachers for p in t.parameters()), strict=True)]
+    assert sum(moved) == sum(p.requires_grad for t in teachers for n in t for p in getattr(method, n).parameters())
+
+
+@EVERY
+def test_pretext_losses_are_fp32_one_an_image_and_independent_of_the_batch(name: str, ndim: int) -> None:
+    method, num = small_method(name, ndim).train(), SCORING_BATCH + 3
     batch = batch_of(method, num)
+    recipe = type(method).scoring_views(method.config, method.encoder.geometry)
+    batch = make_views(batch.images[0], batch.keys[:, : len(recipe.views)], batch.volume, recipe, patient=batch.patient)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
     losses = method.pretext_losses(batch)
     assert losses.shape == (num,)
     assert losses.dtype == torch.float32
+    assert losses.unique().numel() > num // 2
     assert method.training
     alone = torch.cat([method.pretext_losses(part(batch, slice(i, i + 1))) for i in range(num)])
     assert torch.allclose(losses, alone, atol=1e-5)
     assert torch.equal(losses, method.pretext_losses(batch))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(losses, method.pretext_losses(batch))
+    assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
 
 
-def test_scoring_views_draw_nothing(name: str) -> None:
-    method = build(name)
+@EVERY
+def test_scoring_views_draw_nothing(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
     recipe = type(method).scoring_views(method.config, method.encoder.geometry)
-    images = torch.rand(2, 1, 16, 16)
+    images = torch.rand(2, 1, *method.encoder.geometry.shape)
     made = make_views(images, torch.zeros(2, 1, dtype=torch.int64), torch.arange(2), recipe)
     assert torch.equal(made.images[0], images)
 
 
-def test_a_few_steps_learn_a_repeated_batch(name: str) -> None:
-    method = build(name)
-    optimiser = torch.optim.AdamW(method.parameters(), lr=2e-3)
-    batch = batch_of(method, 8)
-    losses = []
-    for step in range(30):
-        output = method.training_step(batch, Progress(step, 30))
+@EVERY
+def test_a_few_steps_learn_a_repeated_batch(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
+    batch, losses = batch_of(method, 8), []
+    for step in range(40):
+        output = method.training_step(batch, Progress(step, 40))
         optimiser.zero_grad()
         output.loss.backward()
         optimiser.step()
@@ -135,10 +180,24 @@ def test_a_few_steps_learn_a_repeated_batch(name: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_export_leaves_an_encoder_of_the_right_width(name: str) -> None:
-    method = build(name)
+@EVERY
+def test_half_precision_gives_a_full_precision_loss_close_to_it(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
+    full = method.training_step(batch_of(method, 4), Progress(0, 10)).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        half = small_method(name, ndim).training_step(batch_of(method, 4), Progress(0, 10)).loss
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(full.item(), rel=0.1)
+
+
+@EVERY
+def test_export_leaves_an_encoder_of_the_right_width_and_pictures_fit_the_batch(name: str, ndim: int) -> None:
+    method = small_method(name, ndim)
     encoder = method.export()
-    assert encoder(torch.rand(2, 1, 16, 16)).pooled.shape == (2, encoder.width)
+    assert encoder(torch.rand(2, 1, *method.encoder.geometry.shape)).pooled.shape == (2, encoder.width)
+    with torch.no_grad():
+        shown = method.pictured(batch_of(method, 2))
+    assert all(len(images) == 2 and images.ndim == 2 + ndim for images in shown.values())
 
 
 def test_an_encoder_without_droppable_tokens_is_refused_with_one_that_has_them() -> None:
@@ -148,93 +207,6 @@ def test_an_encoder_without_droppable_tokens_is_refused_with_one_that_has_them()
         check_needs("mae", "resnet")
 
 
-# ---- MAE
-
-
-def test_mae_hides_exactly_its_ratio_and_other_keys_hide_others() -> None:
-    method = build("mae", mask_ratio=0.75)
-    keys = torch.from_numpy(view_keys(0, 0, np.arange(500), 1))[:, 0]
-    keep = method.keep(keys, 16)
-    assert keep.shape == (500, 4)
-    assert all(len(set(row)) == 4 for row in keep.tolist())
-    share = torch.bincount(keep.flatten(), minlength=16) / 500
-    assert (share - 0.25).abs().max() < 0.08
-
-
-def test_mae_encodes_only_what_it_keeps() -> None:
-    method, seen = build("mae", mask_ratio=0.75), []
-    method.encoder.net.blocks[0].register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
-    method.losses(batch_of(method, 2))
-    assert seen == [1 + 4]  # the class token and a quarter of 16
-
-
-def test_mae_loss_equals_the_papers_formula_written_out() -> None:
-    method = build("mae").eval()
-    batch = batch_of(method, 3)
-    losses, _ = method.losses(batch)
-    predicted, hidden = method.reconstruct(batch)
-    for b in range(3):
-        errors = []
-        for token in range(16):
-            y, x = divmod(token, 4)
-            patch = batch.images[0][b, 0, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten()
-            target = (patch - patch.mean()) / patch.var().clamp_min(1e-4).sqrt()
-            if hidden[b, token]:
-                errors.append(((predicted[b, token] - target) ** 2).mean())
-        assert len(errors) == 12
-        assert torch.stack(errors).mean().item() == pytest.approx(losses[b].item(), rel=1e-5)
-
-
-def test_mae_decoder_sees_kept_tokens_only_at_their_places() -> None:
-    method = build("mae").eval()
-    tokens, keep = torch.randn(1, 4, 24), torch.tensor([[3, 7, 8, 15]])
-    order = torch.tensor([2, 0, 3, 1])
-    assert torch.allclose(method.decoder(tokens, keep), method.decoder(tokens[:, order], keep[:, order]), atol=1e-5)
-
-
-# ---- rotation
-
-
-def test_rotation_turns_are_quarter_turns_inside_the_disc() -> None:
-    method = build("rotation", "resnet", epsilon_deg=0.0, mask_radius=0.9)
-    images = torch.rand(2, 1, 16, 16)
-    turned = method.turned(images, torch.tensor([1, 2])).view(TURNS, 2, 1, 16, 16)
-    mask = disc(16, 0.9, torch.device("cpu"))
-    for k in range(TURNS):
-        assert torch.allclose(turned[k], torch.rot90(images, k, (2, 3)) * mask, atol=1e-5)
-
-
-def test_rotation_interpolates_the_upright_copy_too() -> None:
-    method = build("rotation", "resnet", epsilon_deg=5.0, mask_radius=1.0)
-    images = torch.rand(300, 1, 16, 16)
-    turned = method.turned(images, torch.arange(300)).view(TURNS, 300, 1, 16, 16)
-    mask = disc(16, 1.0, torch.device("cpu"))
-    sharpness = [(t[..., 1:] - t[..., :-1])[..., mask[:, 1:] * mask[:, :-1] > 0].std() for t in turned]
-    assert max(sharpness) / min(sharpness) < 1.05  # uninterpolated: 1.36
-    assert not torch.allclose(turned[0], images * mask, atol=1e-2)
-
-
-def test_rotation_hides_the_corners_whatever_they_hold() -> None:
-    method = build("rotation", "resnet")
-    images = torch.rand(1, 1, 16, 16)
-    marked = images.clone()
-    marked[..., :2, :2] = 1.0  # a side marker in a corner
-    assert torch.equal(method.turned(images, torch.zeros(1, dtype=torch.int64))[..., 0, 0], torch.zeros(4, 1))
-    assert torch.allclose(*(method.turned(i, torch.zeros(1, dtype=torch.int64)) for i in (images, marked)), atol=1e-6)
-
-
-def test_rotation_loss_is_the_mean_cross_entropy_of_four_turns() -> None:
-    method = build("rotation", "resnet").eval()
-    batch = batch_of(method, 3)
-    losses, figures = method.losses(batch)
-    logits = method.head(method.encoder(method.turned(batch.images[0], batch.keys[:, 0])).pooled)
-    for b in range(3):
-        four = [F.cross_entropy(logits[k * 3 + b], torch.tensor(k)) for k in range(TURNS)]
-        assert torch.stack(four).mean().item() == pytest.approx(losses[b].item(), rel=1e-5)
-    assert 0 <= figures["pretext_accuracy"] <= 1
-
-
-def test_rotation_refuses_planes_that_are_not_square() -> None:
-    method = METHODS.load("rotation")
-    with pytest.raises(StudyError, match="not square"):
-        method.check(method.config_class(), Geometry((16, 24)))
+def test_a_small_pool_is_gone_through_more_often() -> None:
+    assert enough_epochs(1_281_167, 1024, epochs=100) == 100
+    assert enough_epochs(600, 32, epochs=100) == 267  # 5000 steps

@@ -1,61 +1,126 @@
-"""Encoders: any size and channel count, tokens really dropped, weights that reload."""
+"""The contract of every encoder, found by file: any size and channel count, 2D and 3D, weights that reload."""
 
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_encoders import SMALL, small
+from torch import Tensor
 
 from medssl.core.errors import EncoderError
-from medssl.core.types import Geometry, Need
-from medssl.models.build import build_encoder, load_encoder, save_encoder
-from medssl.models.encoders.base import ENCODERS, TokenPlan
+from medssl.core.types import Need
+from medssl.models.build import load_encoder, save_encoder, verify_reload
+from medssl.models.encoders.base import ENCODERS, Features, TokenPlan
 from medssl.models.positions import sincos
 
-SMALL: dict[str, dict[str, Any]] = {
-    "vit": {"width": 24, "depth": 2, "heads": 2, "patch": 4},
-    "resnet": {"depth": 10, "width": 8, "stem": 2},
-}
+NAMES = ENCODERS.names()
+SEEN = [(name, shape) for name in NAMES for shape in ((16, 24), (8, 24, 16)) if len(shape) in ENCODERS.load(name).dims]
+every_in_each_dimension = pytest.mark.parametrize(("name", "shape"), SEEN)
 
 
-def small(name: str, shape: tuple[int, ...] = (16, 24), channels: int = 1, seed: int = 0, **changes: Any) -> Any:
-    config = ENCODERS.load(name).config_class.parse({**SMALL[name], **changes})
-    ENCODERS.load(name).check(config, Geometry(shape, channels))
-    return build_encoder(name, config, Geometry(shape, channels), seed=seed).eval()
+def parts(features: Features) -> list[Tensor]:
+    return [features.pooled, *([] if features.tokens is None else [features.tokens]), *features.maps]
 
 
 def test_every_encoder_has_a_small_form_in_these_tests() -> None:
-    assert set(SMALL) == set(ENCODERS.names())
+    assert set(SMALL) == set(NAMES)
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
-@pytest.mark.parametrize(("shape", "channels"), [((16, 24), 1), ((32, 32), 3), ((8, 48), 2)])
+@every_in_each_dimension
+@pytest.mark.parametrize("channels", [1, 3])
 def test_features_have_the_promised_shapes(name: str, shape: tuple[int, ...], channels: int) -> None:
     encoder = small(name, shape, channels)
-    features = encoder(torch.rand(3, channels, *shape))
-    assert features.pooled.shape == (3, encoder.width)
+    features = encoder(torch.rand(2, channels, *shape))
+    assert features.pooled.shape == (2, encoder.width)
+    assert (features.tokens is not None) == (Need.TOKENS in encoder.provides)
     if Need.TOKENS in encoder.provides:
-        assert features.tokens.shape == (3, shape[0] * shape[1] // 16, encoder.width)
+        assert features.tokens.shape == (2, prod(encoder.grid), encoder.width)
+    assert bool(features.maps) == (Need.MAPS in encoder.provides)
     if Need.MAPS in encoder.provides:
-        assert features.maps[-1].shape[:2] == (3, encoder.width)
+        assert features.maps[0].shape[:2] == (2, encoder.width)
+        assert all(m.ndim == 2 + len(shape) for m in features.maps)
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
-def test_a_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str) -> None:
+@pytest.mark.parametrize(("name", "shape"), [s for s in SEEN if Need.MAPS in ENCODERS.load(s[0]).provides])
+def test_maps_go_from_coarse_to_fine_and_see_the_image_where_it_is(name: str, shape: tuple[int, ...]) -> None:
+    encoder, image = small(name, shape), torch.full((1, 1, *shape), 0.5)
+    maps = encoder(image).maps
+    for coarse, fine in pairwise(maps):
+        assert all(c <= f for c, f in zip(coarse.shape[2:], fine.shape[2:], strict=True))
+        assert coarse.shape[2:] != fine.shape[2:] or Need.TOKENS in encoder.provides
+    image[(0, 0, *(0,) * len(shape))] += 5
+    changed = (encoder(image).maps[-1] - maps[-1]).abs().sum(1)[0]
+    assert all(place <= 2 for place in torch.unravel_index(changed.argmax(), changed.shape))
+
+
+@every_in_each_dimension
+def test_a_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str, shape: tuple[int, ...]) -> None:
     before = torch.get_rng_state()
-    first, again, other = (small(name, seed=s).state_dict() for s in (0, 0, 1))
+    first, again, other = (small(name, shape, seed=s).state_dict() for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
-def test_a_saved_encoder_gives_the_same_features_after_loading(name: str, tmp_path: Path) -> None:
-    encoder, images = small(name), torch.rand(2, 1, 16, 24)
-    save_encoder(encoder, tmp_path, {"name": name, "config": SMALL[name]})
-    loaded, about = load_encoder(tmp_path)
-    assert torch.equal(loaded.eval()(images).pooled, encoder(images).pooled)
-    assert about["geometry"] == {"shape": [16, 24], "channels": 1}
+@every_in_each_dimension
+def test_layers_are_called_and_hold_most_parameters(name: str, shape: tuple[int, ...]) -> None:
+    encoder, called = small(name, shape), []
+    for i, layer in enumerate(encoder.layers()):
+        layer.register_forward_hook(lambda *_, i=i: called.append(i))
+    encoder(torch.rand(1, 1, *shape))
+    assert called == list(range(len(encoder.layers())))
+    held = {id(p): p.numel() for layer in encoder.layers() for p in layer.parameters()}
+    assert sum(held.values()) > 0.95 * sum(p.numel() for p in encoder.parameters())
+
+
+@every_in_each_dimension
+def test_other_sizes_are_seen_too(name: str, shape: tuple[int, ...]) -> None:
+    encoder = small(name, shape)
+    for other in ((*shape[:-1], 2 * shape[-1]), tuple(reversed(shape))):
+        features = encoder(torch.rand(2, 1, *other))
+        assert features.pooled.shape == (2, encoder.width)
+        assert features.tokens is None or features.tokens.shape[1] == prod(other) // prod(encoder.patch)
+
+
+@every_in_each_dimension
+def test_a_saved_encoder_gives_the_same_features_after_loading(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    encoder, images = small(name, shape), torch.rand(2, 1, *shape)
+    about = {"name": name, "config": SMALL[name]}
+    save_encoder(encoder, tmp_path / "own", about)
+    save_encoder(small(name, shape, seed=1), tmp_path / "given", about, encoder.state_dict())
+    for folder in ("own", "given"):
+        loaded, described = load_encoder(tmp_path / folder)
+        for one, other in zip(parts(loaded.eval()(images)), parts(encoder(images)), strict=True):
+            assert torch.equal(one, other)
+        assert described["geometry"] == {"shape": list(shape), "channels": 1}
+    verify_reload(encoder, about, images, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["given", "own"]
+
+
+@every_in_each_dimension
+def test_the_gradient_reaches_every_parameter(name: str, shape: tuple[int, ...]) -> None:
+    encoder, generator = small(name, shape).train(), torch.Generator().manual_seed(0)
+    for parameter in encoder.parameters():  # branches that start at zero let nothing through yet
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    features = encoder(torch.rand(4, 1, *shape, generator=generator))
+    sum(p.mul(torch.randn(p.shape, generator=generator)).sum() for p in parts(features)).backward()
+    still = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not still
+
+
+@every_in_each_dimension
+def test_channels_last_images_give_the_same_features(name: str, shape: tuple[int, ...]) -> None:
+    layout = torch.channels_last if len(shape) == 2 else torch.channels_last_3d
+    encoder, images = small(name, shape, 3), torch.rand(2, 3, *shape)
+    expected = parts(encoder(images))
+    found = parts(encoder.to(memory_format=layout)(images.to(memory_format=layout)))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_dropped_tokens_cannot_influence_what_is_kept() -> None:
@@ -89,11 +154,20 @@ def test_positions_tell_every_place_apart_on_any_grid() -> None:
         ("vit", {"patch": 5}, "encoder.patch: 5 does not divide prepare.shape"),
         ("vit", {"heads": 5}, "encoder.heads: 5 does not divide encoder.width 24"),
         ("resnet", {"width": 12}, "encoder.width: 12 is not a multiple of 8"),
+        ("resenc", {"max_width": 4}, "encoder.max_width: 4 is below encoder.width 8; raise it"),
+        ("resenc", {"shape": (1, 1)}, r"prepare.shape: \[1, 1\] is a single voxel"),
+        ("swin", {"heads": 5}, "encoder.heads: 5 does not divide encoder.width 12"),
+        (
+            "swin",
+            {"shape": (20, 24)},
+            r"prepare.shape: \[20, 24\] is not made of multiples of 8.*shorten encoder.depths",
+        ),
     ],
 )
 def test_an_impossible_encoder_says_which_value_is_wrong(name: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(EncoderError, match=message):
+    with pytest.raises(EncoderError, match=message) as error:
         small(name, **changes)
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_an_encoder_and_damaged_weights_are_refused(tmp_path: Path) -> None:
@@ -102,3 +176,13 @@ def test_a_folder_without_an_encoder_and_damaged_weights_are_refused(tmp_path: P
     save_encoder(small("resnet"), tmp_path, {"name": "resnet", "config": {**SMALL["resnet"], "width": 16}})
     with pytest.raises(EncoderError, match="does not fit"):
         load_encoder(tmp_path)
+
+
+def test_an_encoder_that_would_not_come_back_is_refused_before_training(tmp_path: Path) -> None:
+    encoder, about = small("resnet").train(), {"name": "resnet", "config": SMALL["resnet"]}
+    encoder.net.maxpool = torch.nn.AvgPool2d(3, 1, 1)  # of which neither config nor weights know
+    with pytest.raises(EncoderError, match=r"encoder resnet: saved and loaded again .* other features \(by up to"):
+        verify_reload(encoder, about, torch.rand(2, 1, 16, 24), tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(EncoderError, match="does not fit"):
+        verify_reload(small("resnet"), {**about, "config": {"width": 16}}, torch.rand(1, 1, 16, 24), tmp_path)

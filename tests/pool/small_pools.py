@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from medssl.pool.catalog import INSTANCES, LABELS, VOLUMES
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
-from medssl.pool.shards import ShardWriter, VolumeReader
+from medssl.pool.reader import VolumeReader
+from medssl.pool.shards import ShardWriter
 
 KEY = Key(b"k" * 32)
 Tables = tuple[pl.DataFrame, pl.DataFrame]

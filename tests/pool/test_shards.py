@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from medssl.core.errors import CorruptShard, PoolError
-from medssl.pool.shards import CODECS, Codec, Member, ShardWriter, VolumeReader, partition
+from medssl.pool.catalog import VOLUMES
+from medssl.pool.frames import CODECS, HEAD_BYTES, Codec, encode, partition, plain_start
+from medssl.pool.reader import VolumeReader
+from medssl.pool.shards import Member, ShardWriter
 
 DTYPES = ["?", "i1", "u1", "<i2", ">i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8", "<c8", "<c16"]
 NAME = "0123456789abcdef"
@@ -32,12 +36,14 @@ FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:D
 def write(folder: Path, arrays: list[NDArray[Any]], codec: Codec = "zstd") -> VolumeReader:
     with ShardWriter(folder, 0, codec) as shard:
         members = [shard.add(f"{i:016x}", array) for i, array in enumerate(arrays)]
-    return VolumeReader(folder, rows(members))
+    return VolumeReader(folder, rows(members, arrays))
 
 
-def rows(members: list[Member]) -> pl.DataFrame:
-    names = [f"{i:016x}" for i in range(len(members))]
-    return pl.DataFrame([vars(member) for member in members]).with_columns(pl.Series("volume", names))
+def rows(members: list[Member], arrays: list[NDArray[Any]]) -> pl.DataFrame:
+    found = zip(members, arrays, strict=True)
+    return pl.DataFrame(
+        [vars(m) | {"volume": f"{i:016x}", "dtype": str(a.dtype), "shape": a.shape} for i, (m, a) in enumerate(found)]
+    )
 
 
 def ct(seed: int = 0, shape: tuple[int, ...] = (20, 70, 65)) -> NDArray[np.int16]:
@@ -128,6 +134,78 @@ def test_the_same_input_gives_the_same_bytes_in_any_environment(tmp_path: Path, 
     assert len(found) == 1
 
 
+@given(arrays_and_boxes())
+def test_an_uncompressed_frame_holds_its_voxels_in_a_row(drawn: tuple[NDArray[Any], tuple[slice, ...]]) -> None:
+    array = drawn[0].astype(drawn[0].dtype.newbyteorder("<"))
+    frame = encode(array, "none")
+    start = plain_start(frame[:HEAD_BYTES], array.dtype, array.shape)
+    assert start is not None
+    assert frame[start : start + array.nbytes] == array.tobytes()
+    assert blosc2.ndarray_from_cframe(frame)[()].tobytes() == array.tobytes()
+    if array.size > 1:
+        assert plain_start(frame[:HEAD_BYTES], array.dtype, array.shape[1:] or (1,)) in (None, start)
+    assert plain_start(b"no frame at all", array.dtype, array.shape) is None
+
+
+def test_a_compressed_frame_is_not_taken_for_plain_voxels() -> None:
+    array = ct(0, (3, 40, 50))
+    for codec in ("zstd", "lz4"):
+        assert plain_start(encode(array, codec)[:HEAD_BYTES], array.dtype, array.shape) is None
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_many_volumes_are_gathered_into_one_array(tmp_path: Path, codec: Codec) -> None:
+    arrays = [ct(i, (9, 20, 21)) for i in range(5)]
+    reader = write(tmp_path, arrays, codec)
+    order = np.array([4, 0, 0, 2])
+    assert np.array_equal(reader.read_many(order), np.stack([arrays[i] for i in order]))
+    boxes = [(slice(a, a + 5), slice(3, None)) for a in range(4)]
+    wanted = np.stack([arrays[i][box] for i, box in zip(order, boxes, strict=True)])
+    assert np.array_equal(reader.read_many(order, boxes), wanted)
+    out = np.empty_like(wanted)
+    assert reader.read_many(order, boxes, out) is out
+    assert np.array_equal(out, wanted)
+
+
+def test_volumes_of_different_shapes_are_not_gathered(tmp_path: Path) -> None:
+    reader = write(tmp_path, [ct(0, (9, 20, 21)), ct(1, (9, 20, 22))], "none")
+    with pytest.raises(PoolError, match=r"cannot stack int16 \(9, 20, 22\) into int16 \(9, 20, 21\)"):
+        reader.read_many([0, 1])
+    with pytest.raises(PoolError, match="cannot stack"):
+        reader.read_many([0], out=np.empty((1, 9, 20, 21), np.float32))
+
+
+def test_several_threads_may_gather_from_one_reader(tmp_path: Path) -> None:
+    arrays = [ct(i, (9, 60, 61)) for i in range(40)]
+    reader = write(tmp_path, arrays, "none")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda row: reader.read_many([row])[0], range(40)))
+    assert all(map(np.array_equal, found, arrays))
+
+
+def test_a_shard_that_is_cut_in_use_is_noticed(tmp_path: Path) -> None:
+    reader = write(tmp_path, [ct()], "none")
+    reader.read_many([0])
+    os.truncate(tmp_path / "00000.tar", 2000)
+    with pytest.raises(CorruptShard, match="volume 0000000000000000: its shard was cut"):
+        reader.read_many([0])
+
+
+def test_reading_on_opens_no_more_files_than_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl.pool.reader.MAX_SHARDS", 3)
+    monkeypatch.setattr("medssl.pool.reader.MAX_FRAMES", 2)
+    members = []
+    for number in range(9):
+        with ShardWriter(tmp_path, number, "lz4" if number % 2 else "none") as shard:
+            members.append(shard.add(NAME, ct(number)))
+    reader = VolumeReader(tmp_path, rows(members, [ct()] * 9))
+    for _ in range(2):
+        assert all(np.array_equal(reader.read(i), ct(i)) for i in range(9))
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    held = [str(link.readlink()) for link in links if link.is_symlink()]
+    assert 0 < sum(name.startswith(str(tmp_path)) for name in held) <= 3 * 2 + 2  # a map holds a descriptor of its own
+
+
 def test_tar_programs_list_the_members_and_blosc2_opens_them_in_place(tmp_path: Path) -> None:
     arrays = [ct(0), ct(1)[0]]
     with ShardWriter(tmp_path, 3, "zstd") as shard:
@@ -194,8 +272,10 @@ def test_a_cut_or_missing_shard_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CorruptShard, match="volume 0000000000000000"):
         reader.read(0)
     path.unlink()
+    with pytest.raises(CorruptShard, match="volume 0000000000000000"):
+        reader.read(0)  # of the file that it holds open
     with pytest.raises(CorruptShard, match=r"volume 0000000000000000: its shard 00000\.tar is missing"):
-        reader.read(0)
+        pickle.loads(pickle.dumps(reader)).read(0)
 
 
 @FORKING
@@ -215,6 +295,8 @@ def reader_rows(reader: VolumeReader) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "volume": [name.decode() for name in reader._ids],
+            "dtype": [str(reader._layouts[kind][0]) for kind in reader._kinds],
+            "shape": [reader._layouts[kind][1] for kind in reader._kinds],
             "shard": reader._shards,
             "offset": reader._offsets,
             "length": reader._lengths,
@@ -224,9 +306,11 @@ def reader_rows(reader: VolumeReader) -> pl.DataFrame:
 
 
 @FORKING
-@pytest.mark.parametrize("start", ["spawn", "forkserver", "fork"])
-def test_a_reader_travels_to_other_processes(tmp_path: Path, start: str) -> None:
-    reader = write(tmp_path, [ct(0), ct(1), ct(2)])
+@pytest.mark.parametrize(
+    ("start", "codec"), [("spawn", "none"), ("forkserver", "zstd"), ("fork", "lz4"), ("fork", "none")]
+)
+def test_a_reader_travels_to_other_processes(tmp_path: Path, start: str, codec: Codec) -> None:
+    reader = write(tmp_path, [ct(0), ct(1), ct(2)], codec)
     reader.read(0)
     with multiprocessing.get_context(start).Pool(2) as workers:
         found = workers.map(reader.read, range(3))
@@ -237,11 +321,12 @@ def test_a_reader_of_many_volumes_is_small_and_holds_only_arrays() -> None:
     num = 100_000
     members = pl.DataFrame({"volume": [f"{i:032x}" for i in range(num)], "sha256": ["ab" * 32] * num})
     members = members.with_columns(pl.lit(0).alias(name) for name in ("shard", "offset", "length"))
+    members = members.with_columns(pl.lit("int16").alias("dtype"), pl.Series("shape", [[1, 224, 224]] * num))
     reader = VolumeReader(Path("shards"), members)
     assert len(pickle.dumps(reader)) < 100 * num
-    assert {type(value) for value in vars(reader).values()} <= {np.ndarray, type(Path()), int}
+    assert {type(value) for value in vars(reader).values()} <= {np.ndarray, type(Path()), list, type(None)}
 
 
 def test_an_empty_table_gives_an_empty_reader() -> None:
-    columns = {"volume": pl.String, "shard": pl.Int32, "offset": pl.Int64, "length": pl.Int64, "sha256": pl.String}
+    columns = {name: VOLUMES[name] for name in ("volume", "dtype", "shape", "shard", "offset", "length", "sha256")}
     assert len(VolumeReader(Path("shards"), pl.DataFrame(schema=columns))) == 0

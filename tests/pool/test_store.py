@@ -50,21 +50,36 @@ def test_a_store_that_is_there_is_not_built_again(pool: Pool) -> None:
     assert stores[0] == stores[1] == Store(pool.path / "prepared" / "abc")
 
 
-def test_a_build_that_fails_leaves_nothing_and_the_next_one_starts_anew(pool: Pool) -> None:
+def test_a_build_that_fails_leaves_nothing(pool: Pool) -> None:
     folder = pool.path / "prepared" / "abc"
 
     def fail(shards: Path) -> pl.DataFrame:
         halved(pool, shards)
-        raise KeyboardInterrupt
+        raise PoolError("unfit")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(PoolError, match="unfit"):
         Store.build(folder, fail)
     assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
-    left = folder.with_name(".abc.partial") / "shards"  # as after a kill
-    left.mkdir(parents=True)
-    (left / "00009.tar").write_text("half")
-    Store.build(folder, lambda shards: halved(pool, shards))
+
+
+def test_a_build_that_was_interrupted_finds_what_it_wrote_and_half_written_files_go(pool: Pool) -> None:
+    folder = pool.path / "prepared" / "abc"
+
+    def interrupted(shards: Path) -> pl.DataFrame:
+        halved(pool, shards)
+        (shards / ".00001.tar.123.partial").write_text("half")
+        raise KeyboardInterrupt
+
+    def finished(shards: Path) -> pl.DataFrame:
+        assert (shards / "00000.tar").exists()
+        return halved(pool, shards)
+
+    with pytest.raises(KeyboardInterrupt):
+        Store.build(folder, interrupted)
+    assert not folder.exists()
+    Store.build(folder, finished)
     assert [path.name for path in (folder / "shards").iterdir()] == ["00000.tar"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".abc.lock", "abc"]
 
 
 def test_two_processes_do_not_prepare_the_same_data_at_once(pool: Pool) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import polars as pl
 import pytest
 from small_pool import KEY, disc, make_pool
 
-from medssl.core.errors import CorruptShard, EncoderError, GateRefused, SelectionError, TrainingError
+from medssl.core.errors import CorruptShard, EncoderError, GateRefused, Preempted, SelectionError, TrainingError
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
+from medssl.engine.loop import Session
 from medssl.pool.pool import Pool
 from medssl.study import Study, load_study
 from medssl.tracking.records import read_run, read_runs
@@ -145,7 +147,7 @@ def test_killed_and_resumed_equals_never_killed(study: Study, tmp_path: Path) ->
     command = [sys.executable, "-m", "medssl", "pretrain", str(study.pool.parent / "small.yaml"), *FAST, *overrides]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while not list(study.workspace.glob("runs/pretrain-*/checkpoint.pt")):
+    while not list(study.workspace.glob("runs/pretrain-*/checkpoints/step-*.pt")):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -160,6 +162,23 @@ def test_killed_and_resumed_equals_never_killed(study: Study, tmp_path: Path) ->
     ).read_bytes()
     steps = [s for s, _ in read_run(folder).metrics["loss"]]
     assert steps == sorted(set(steps))
+
+
+def test_fine_tuning_stopped_and_resumed_equals_never_stopped(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pool(tmp_path / "pool")
+    study = load_study(study_file, [*FAST, "tasks.shape.loop.epochs=4"])
+    pretrain(study)
+    whole = finetune(study, allow_no_go=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl.verbs.finetune.Session", partial(Session, stop_after=7))
+        with pytest.raises(Preempted, match="--resume"):
+            finetune(study, allow_no_go=True)
+    resumed = finetune(study, allow_no_go=True, resume=True)
+    assert resumed.data["scores"] == whole.data["scores"]
+    with pytest.raises(TrainingError, match="no unfinished finetune run"):
+        finetune(study, allow_no_go=True, resume=True)
 
 
 def test_resuming_nothing_or_a_changed_study_is_one_line(study: Study) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from medssl.core.plugins import Plugins
 from medssl.core.types import Geometry, Need
 
 ENCODERS = Plugins("medssl.models.encoders", "Encoder")
+CENTRE, GAIN = 0.5, 4.0  # of `centred`
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,16 @@ class Features:
 
 
 class Encoder(nn.Module, ABC):
-    """What pretraining leaves. ``width`` is D, ``provides`` says what a method may ask for."""
+    """What pretraining leaves. ``width`` is D, ``provides`` says what a method may ask for.
+
+    ``dims``: the numbers of spatial axes it is made for. ``aliases``: how public weights name its parameters: regular
+    expressions and their replacements, applied in order.
+    """
 
     config_class: ClassVar[type[Config]]
     provides: ClassVar[frozenset[Need]]
+    dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    aliases: ClassVar[Mapping[str, str]] = {}
     geometry: Geometry
     width: int
 
@@ -65,7 +73,7 @@ class Encoder(nn.Module, ABC):
 
 def centred(images: Tensor) -> Tensor:
     """Shift images from [0, 1] to about mean 0 and deviation 1, the scale that initial weights and positions expect."""
-    return (images - 0.5) * 4
+    return (images - CENTRE) * GAIN
 
 
 class TokenEncoder(Encoder):

@@ -1,0 +1,179 @@
+"""Checkpoints: whole or absent, the last few kept, damage and a full disk survived and said."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from memory_feed import CPU, Images, Memory, Regression
+from ranks import PRELOADED
+
+from medssl.core.errors import Preempted, TrainingError
+from medssl.engine import checkpoint
+from medssl.engine.loop import Session, train
+from medssl.engine.optim import LoopConfig
+from medssl.engine.step import Stepper
+
+EVERY = LoopConfig(epochs=5, batch_size=6, checkpoint_epochs=1, keep_checkpoints=2)  # 20 steps, a checkpoint every 4
+
+
+def run(folder: Path, config: LoopConfig = EVERY, journal: Memory | None = None, **options: Any) -> Regression:
+    model = Regression()
+    train(model, Images(6), config, Session(folder, journal or Memory(), **options), CPU)
+    return model
+
+
+def stopped(folder: Path, after: int) -> None:
+    with pytest.raises(Preempted):
+        run(folder, stop_after=after)
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """A disk that fills up: writing beyond a limit fails with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_the_last_few_are_kept_and_the_newest_comes_first(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert [p.name for p in checkpoint.kept(tmp_path)] == ["step-00000020.pt", "step-00000016.pt"]
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_gives_the_same_weights(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    stopped(tmp_path / "hurt", 14)  # leaves steps 12 and 14
+    newest = checkpoint.kept(tmp_path / "hurt")[0]
+    newest.write_bytes(newest.read_bytes()[:-500])
+    journal = Memory()
+    again = run(tmp_path / "hurt", journal=journal, resume=True)
+    assert "step-00000014.pt cannot be read" in journal.notes[0]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_when_all_are_damaged_it_is_one_clear_line(damage: bytes, tmp_path: Path) -> None:
+    stopped(tmp_path, 5)
+    for path in checkpoint.kept(tmp_path):
+        path.write_bytes(damage)
+    with pytest.raises(TrainingError, match="2 checkpoints cannot be read; train again without --resume"):
+        run(tmp_path, resume=True)
+
+
+def test_resuming_where_nothing_was_saved_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint; train again without --resume"):
+        run(tmp_path, resume=True)
+
+
+def test_a_full_disk_is_noted_and_training_goes_on_but_the_last_checkpoint_must_be_written(tmp_path: Path) -> None:
+    journal = Memory()
+    with files_of_at_most(2000), pytest.raises(TrainingError, match=r"step-00000020\.pt cannot be written .*GiB free"):
+        run(tmp_path, journal=journal)
+    assert sum("cannot be written" in note for note in journal.notes) == 4
+    assert not list((tmp_path / checkpoint.FOLDER).iterdir())
+    run(tmp_path)
+    assert checkpoint.kept(tmp_path)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(tmp_path: Path) -> None:
+    stopped(tmp_path, 9)
+    before = {p.name: p.read_bytes() for p in checkpoint.kept(tmp_path)}
+    with files_of_at_most(2000), pytest.raises(TrainingError, match="cannot be written"):
+        run(tmp_path, resume=True)
+    assert {p.name: p.read_bytes() for p in checkpoint.kept(tmp_path)} == before
+
+
+def dies(stage: str, folder: Path) -> None:
+    """Train until the third checkpoint and be killed at a stage of writing it."""
+    saves, saved = 0, torch.save
+
+    def killed_at(name: str, call: Any) -> Any:
+        def inner(*args: Any) -> None:
+            if (saves, name) == (3, stage):
+                os.kill(os.getpid(), signal.SIGKILL)
+            call(*args)
+            if (saves, f"after {name}") == (3, stage):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return inner
+
+    def save(state: Any, path: Path) -> None:
+        nonlocal saves
+        saves += 1
+        if (saves, stage) == (3, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved(state, path)
+        if (saves, stage) == (3, "half"):
+            os.truncate(path, 700)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save, os.fsync, os.replace = save, killed_at("fsync", os.fsync), killed_at("rename", os.replace)
+    run(folder)
+
+
+@pytest.mark.parametrize("stage", ["before", "half", "fsync", "rename", "after rename"])
+def test_killed_at_any_stage_of_writing_a_run_goes_on_to_the_same_weights(stage: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=dies, args=(stage, tmp_path / "killed"))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    names = [p.name for p in checkpoint.kept(tmp_path / "killed")]
+    assert names[0] == ("step-00000012.pt" if stage == "after rename" else "step-00000008.pt")
+    whole, again = run(tmp_path / "whole"), run(tmp_path / "killed", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert not list((tmp_path / "killed" / checkpoint.FOLDER).glob(".*"))
+
+
+def test_the_best_by_the_monitors_figure_is_kept_across_a_resume(tmp_path: Path) -> None:
+    class Scores:
+        def __init__(self, values: dict[int, float]) -> None:
+            self.values = values
+
+        def after_step(self, model: Any, progress: Any, figures: Any) -> Any:
+            from medssl.engine.monitors.base import Observation
+
+            return Observation({"knn": self.values[progress.step]}) if progress.step in self.values else None
+
+    with pytest.raises(Preempted):
+        run(tmp_path, stop_after=9, monitors=[Scores({3: 0.6, 7: 0.9, 9: 0.7})])
+    run(tmp_path, resume=True, monitors=[Scores({12: 0.8, 20: 0.85})])
+    state = torch.load(tmp_path / checkpoint.FOLDER / "best.pt", weights_only=True)
+    assert (state["step"], state["best"]) == (7, 0.9)
+
+
+def test_rolling_back_puts_the_last_checkpoint_s_weights_and_goes_on_with_later_data(tmp_path: Path) -> None:
+    class Poisoned(Images):
+        def steps(self, first: int, total: int) -> Any:
+            for step, made in enumerate(super().steps(first, total), start=first):
+                for ready in made:
+                    ready.made.images[0].mul_(float("nan") if 9 <= step < 14 else 1.0)
+                yield made
+
+    def poisoned(folder: Path, rollbacks: int, journal: Memory) -> None:
+        config = EVERY.model_copy(update={"rollbacks": rollbacks})
+        train(Regression(), Poisoned(6), config, Session(folder, journal), CPU)
+
+    with pytest.raises(TrainingError, match="not finite in 5 steps in a row, up to 13"):
+        poisoned(tmp_path / "none", 0, Memory())
+    journal = Memory()
+    poisoned(tmp_path / "one", 1, journal)
+    assert any("weights rolled back to those of step 12" in note or "step 8" in note for note in journal.notes)
+
+
+def test_a_state_holds_whole_tensors_on_the_cpu(tmp_path: Path) -> None:
+    state = checkpoint.state_of(Stepper(Regression(), EVERY, CPU), 3, {})
+    assert all(value.device.type == "cpu" for value in state["model"].values())

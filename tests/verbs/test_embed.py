@@ -1,0 +1,47 @@
+"""The table of embeddings: every volume, in catalog order, of the encoder that was asked for; scores are reused."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from memory_feed import CPU
+from small_pool import make_pool
+
+from medssl.data.prepare import prepare
+from medssl.engine import scoring
+from medssl.models.build import load_encoder
+from medssl.pool.pool import Pool
+from medssl.study import Study, load_study
+from medssl.tracking.records import read_runs
+from medssl.verbs.embed import embed
+from medssl.verbs.evaluate import evaluate
+from medssl.verbs.pretrain import pretrain
+
+
+@pytest.fixture
+def study(study_file: Path, tmp_path: Path) -> Study:
+    make_pool(tmp_path / "pool", 40)
+    return load_study(study_file, ["loop.epochs=1", "evaluation.bootstrap=100", "watch.pictures_epochs=0"])
+
+
+def test_every_volume_has_its_embedding_and_a_second_verb_reads_what_the_first_computed(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pretrain(study).data["run"]
+    made = embed(study, encoder=run, out=tmp_path / "table.parquet")
+    table, pool = pl.read_parquet(tmp_path / "table.parquet"), Pool.open(study.pool)
+    columns = ["volume", "study", "patient", "role"]
+    assert table.select(columns).equals(pool.catalog.volumes.select(columns))
+    encoder, _ = load_encoder(study.workspace / "runs" / run)
+    expected = scoring.embed(encoder, prepare(pool, study.prepare), CPU)
+    assert table.schema["embedding"] == pl.List(pl.Float32)
+    assert np.array_equal(np.stack(table["embedding"].to_numpy()), expected)
+    assert made.data["volumes"] == 80
+    journalled = read_runs(study.workspace)[-1]
+    assert (journalled.kind, journalled.status, journalled.parents["pretrain"]) == ("embed", "finished", run)
+    first = evaluate(study).data
+    monkeypatch.setattr(scoring, "_chunk", lambda *_: pytest.fail("computed again"))
+    second = embed(study)
+    assert pl.read_parquet(second.data["out"]).equals(table)
+    assert evaluate(study).data["systems"] == first["systems"]
