@@ -1,7 +1,8 @@
 """Self-attention among tokens: timm's, on torch's fused kernel; written out where that kernel is slow.
 
 Torch's fused kernel for CPUs takes, in bfloat16, three to ten times as long backward as the matrix products that it
-stands for. There they are written out, with the attention weights computed anew for the gradient, not stored.
+stands for. There they are written out; where the attention weights are larger than what they come from, they are
+computed again for the gradient and not stored.
 """
 
 from __future__ import annotations
@@ -47,19 +48,19 @@ class _Attend(torch.autograd.Function):
         packed = split.flatten(1, 2).contiguous()  # 3 (B heads) N d
         q, k, v = packed.unbind(0)
         q.mul_(q.shape[-1] ** -0.5)
-        ctx.save_for_backward(packed)
         ctx.shape = split.shape[1:]
-        mixed = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
-        return mixed.view(ctx.shape).transpose(1, 2).flatten(2)
+        weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+        ctx.save_for_backward(packed, *([weights] if weights.numel() < packed.numel() else []))
+        return torch.bmm(weights, v).view(ctx.shape).transpose(1, 2).flatten(2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (packed,) = ctx.saved_tensors
+        packed, *kept = ctx.saved_tensors
         q, k, v = packed.unbind(0)
         batch, num, length, depth = ctx.shape
         grad = grad.view(batch, length, num, depth).transpose(1, 2).flatten(0, 1).contiguous()  # (B heads) N d
-        weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+        weights = kept[0] if kept else torch.bmm(q, k.transpose(1, 2)).softmax(-1)
         back = torch.empty_like(packed)
         torch.bmm(weights.transpose(1, 2), grad, out=back[2])
         scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), weights, -1, weights.dtype)

@@ -101,8 +101,7 @@ class VolumeReader:
 
     def is_plain(self, row: int) -> bool:
         """Say whether the voxels of ``row`` lie in the file as they are, so that boxes cost no decoding."""
-        self.check(row)
-        return bool(self._open().starts[row] != COMPRESSED)
+        return bool(self._checked(row).starts[row] != COMPRESSED)
 
     def check(self, row: int) -> None:
         """Compare the stored bytes of ``row`` with their checksum, once a process.
@@ -110,9 +109,13 @@ class VolumeReader:
         Raises:
             CorruptShard: they differ, or the shard is missing.
         """
+        self._checked(row)
+
+    def _checked(self, row: int) -> _Opened:
+        """Return what is open, of which ``row`` was checked: threads that begin together may each open their own."""
         opened = self._open()
         if opened.starts[row] != UNKNOWN:
-            return
+            return opened
         shard, offset, length = int(self._shards[row]), int(self._offsets[row]), int(self._lengths[row])
         where = f"volume {self._ids[row].decode()}: its {{}} {shard_path(self.folder, shard).name}"
         try:
@@ -124,9 +127,11 @@ class VolumeReader:
                 f"{where.format('bytes in shard')} differ from their checksum; "
                 "restore that file or ingest its studies again"
             )
-        head = os.pread(opened.shard(shard).descriptor, HEAD_BYTES, offset)
+        file = opened.shard(shard)  # held, so that no other thread's opening closes it
+        head = os.pread(file.descriptor, HEAD_BYTES, offset)
         start = plain_start(head, *self._layouts[self._kinds[row]])
         opened.starts[row] = COMPRESSED if start is None else offset + start
+        return opened
 
     def _open(self) -> _Opened:
         if self._opened is None or self._opened.process != os.getpid():
@@ -135,8 +140,7 @@ class VolumeReader:
 
     def _stored(self, row: int) -> Any:
         """Return what can be indexed by a box: a view of the mapped voxels, or a blosc2 array."""
-        self.check(row)
-        opened = self._open()
+        opened = self._checked(row)
         if opened.starts[row] == COMPRESSED:
             return opened.frame(int(self._shards[row]), int(self._offsets[row]), int(self._lengths[row]))
         dtype, shape = self._layouts[self._kinds[row]]
@@ -144,14 +148,14 @@ class VolumeReader:
         return np.frombuffer(mapped, dtype, prod(shape), int(opened.starts[row])).reshape(shape)
 
     def _fill(self, row: int, box: Box | None, out: NDArray[Any]) -> None:
-        self.check(row)
-        opened = self._open()
+        opened = self._checked(row)
         start = int(opened.starts[row])
         if box is not None or start == COMPRESSED:
             out[...] = self._stored(row)[() if box is None else box]
             return
         voxels: Any = out.reshape(-1).view(np.uint8)  # reading costs half of mapping where the disk has to be asked
-        if os.preadv(opened.shard(int(self._shards[row])).descriptor, [voxels], start) < out.nbytes:
+        file = opened.shard(int(self._shards[row]))
+        if os.preadv(file.descriptor, [voxels], start) < out.nbytes:
             raise CorruptShard(f"volume {self._ids[row].decode()}: its shard was cut while it was in use; restore it")
 
 
@@ -189,9 +193,9 @@ class _Opened:
 
     def digest(self, shard: int, offset: int, length: int) -> bytes:
         """Return the SHA-256 of a range of bytes (of what there is, if the file is shorter)."""
-        found, file = hashlib.sha256(), self.shard(shard).descriptor
+        found, file = hashlib.sha256(), self.shard(shard)
         with self.lock:
-            while length > 0 and (num := os.preadv(file, [self.buffer[:length]], offset)):
+            while length > 0 and (num := os.preadv(file.descriptor, [self.buffer[:length]], offset)):
                 found.update(self.buffer[:num])
                 offset, length = offset + num, length - num
         return found.digest()
