@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PEERS ?= peers
 BIN := .venv/bin
-BENCH := PYTHONPATH=$(PEERS) $(BIN)/python tests/benchmarks
+BENCH := PYTHONPATH=$(PEERS) MAE_PATH=$(PEERS)/mae $(BIN)/python tests/benchmarks
 
 .PHONY: setup check test test-slow demo peers bench bench-gpu clean
 
@@ -22,6 +22,20 @@ test: .venv/developer
 
 test-slow: .venv/developer
 	$(BIN)/python -m pytest -m slow
+
+# LightlySSL (MIT) is only timed, never imported by the product; facebookresearch/mae (CC-BY-NC) belongs in $(PEERS)/mae
+peers: .venv/developer
+	$(BIN)/python -m pip install --quiet --no-deps --target $(PEERS) lightly lightly-utils einops
+
+bench: .venv/developer
+	$(BENCH)/bench_mae.py --model S16 Ti8 --precision fp32 bf16
+	$(BENCH)/bench_dino.py --peer $(PEERS)
+	$(BENCH)/bench_loader.py
+	$(BENCH)/bench_scoring.py
+
+bench-gpu: .venv/developer
+	$(BENCH)/bench_mae.py --device cuda --precision bf16 --model B16 L16 3d-B96 --compile
+	$(BENCH)/bench_dino.py --peer $(PEERS) --device cuda
 
 .venv/product: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medssl needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
