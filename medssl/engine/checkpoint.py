@@ -7,6 +7,7 @@ saved whole, so that a run goes on with another number of processes.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 from medssl.core.collectives import rank
 from medssl.core.errors import TrainingError
 from medssl.core.files import atomic
-from medssl.engine.distributed import full, sharded
+from medssl.engine.distributed import alone, full, sharded
 from medssl.engine.step import Stepper
 
 FOLDER = "checkpoints"
@@ -31,41 +32,42 @@ def kept(folder: Path) -> list[Path]:
     return sorted((folder / FOLDER).glob("step-*.pt"), reverse=True)
 
 
-def state_of(stepper: Stepper, step: int, identity: Mapping[str, Any], best: float | None = None) -> State:
-    """Return what a run goes on from; a collective. ``identity`` is flat JSON that a resume must match."""
+def state_of(stepper: Stepper, step: int, identity: Mapping[str, Any], **kept: Any) -> State:
+    """Return what a run goes on from; a collective. ``identity`` is flat JSON that a resume must match.
+
+    ``kept``: what else the run remembers (its best figure, how often it failed).
+    """
     return {
         "model": full(stepper.model.state_dict()),
         "optimiser": full(stepper.optimiser.state_dict()),
         "scaler": stepper.scaler.state_dict(),
         "step": step,
-        "best": best,
+        "kept": kept,
         "identity": dict(identity),
     }
 
 
 def save(folder: Path, state: State, *, keep: int) -> None:
-    """Write a checkpoint and drop all but the last ``keep``; rank 0 does.
+    """Write a checkpoint and drop all but the last ``keep``; rank 0 does, and all of them wait for it.
 
     Raises:
         TrainingError: it cannot be written; the ones before are untouched.
     """
-    if rank() != 0:
-        return
-    _write(folder / FOLDER / f"step-{state['step']:08d}.pt", state)
-    for old in kept(folder)[keep:]:
-        old.unlink()
+    alone(lambda: _write(folder / FOLDER / f"step-{state['step']:08d}.pt", state))
+    for old in kept(folder)[keep:] if rank() == 0 else ():
+        _remove(old)
 
 
 def save_best(folder: Path, state: State) -> None:
-    """Write the checkpoint that a monitor liked best so far; rank 0 does."""
-    if rank() == 0:
-        _write(folder / FOLDER / "best.pt", state)
+    """Write the checkpoint that a monitor liked best so far; as `save`."""
+    alone(lambda: _write(folder / FOLDER / "best.pt", state))
 
 
 def _write(path: Path, state: State) -> None:
     try:
         with atomic(path) as partial:
             torch.save(state, partial)
+            _digest_file(path).write_text(_digest(partial))
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "write failed"
         free = shutil.disk_usage(path.parent).free / 2**30
@@ -75,10 +77,24 @@ def _write(path: Path, state: State) -> None:
         ) from None
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    _digest_file(path).unlink(missing_ok=True)
+
+
 def load(
     folder: Path, stepper: Stepper, identity: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
-) -> tuple[int, float | None]:
-    """Restore the newest readable checkpoint and return its step and best figure.
+) -> State:
+    """Restore the newest readable checkpoint, drop damaged newer ones, and return it.
 
     Raises:
         TrainingError: none can be read, or it is of a changed study (says what changed).
@@ -93,7 +109,10 @@ def load(
             "put it back, or start again without --resume"
         )
     restore(stepper, state)
-    return int(state["step"]), state["best"]
+    for path in kept(folder) if rank() == 0 else ():
+        if path.name > f"step-{state['step']:08d}.pt":
+            _remove(path)
+    return state
 
 
 def restore(stepper: Stepper, state: State) -> None:
@@ -128,6 +147,8 @@ def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> State:
     found = kept(folder)
     for path in found:
         try:
+            if _digest_file(path).read_text() != _digest(path):
+                raise ValueError
             state: State = torch.load(path, map_location="cpu", weights_only=True)
             return state
         except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:

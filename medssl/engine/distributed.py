@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress, StepOutput, Views
 from medssl.core.collectives import rank, world_size
-from medssl.core.errors import TrainingError
+from medssl.core.errors import MedsslError, TrainingError
 from medssl.engine.optim import LoopConfig
 from medssl.models.encoders.base import Encoder
 
 HOST_TIMEOUT = timedelta(days=2)  # others wait this long while rank 0 prepares a pool
+
+_hosts: list[Any] = []  # for what takes hours on rank 0; gradients keep torch's own limit
 
 T = TypeVar("T")
 
@@ -32,12 +34,17 @@ def processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    lacking = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking:
+        raise TrainingError(f"WORLD_SIZE is set but not {', '.join(lacking)}; start with torchrun, or unset WORLD_SIZE")
     if torch.cuda.is_available():
         torch.cuda.set_device(device_for())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=HOST_TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    _hosts.append(dist.new_group(backend="gloo", timeout=HOST_TIMEOUT))
     try:
         yield
     finally:
+        _hosts.clear()
         dist.destroy_process_group()
 
 
@@ -49,20 +56,37 @@ def device_for(requested: str | None = None) -> torch.device:
 
 
 def first(work: Callable[[], T]) -> T:
-    """Let rank 0 do the work, then the others, who find it done."""
-    result = work() if rank() == 0 else None
-    if world_size() > 1:
-        dist.barrier()
-        result = result if rank() == 0 else work()
-    return result  # type: ignore[return-value]
+    """Let rank 0 do the work, then the others, who find it done; where it fails, all fail alike."""
+    result = alone(work)
+    return work() if result is None else result
+
+
+def alone(work: Callable[[], T]) -> T | None:
+    """Let rank 0 do the work while the others wait, who return None; where it fails, all fail alike.
+
+    Raises:
+        MedsslError: of rank 0, on every rank.
+        TrainingError: on the others, where rank 0 failed in another way.
+    """
+    result, error = None, None
+    if rank() == 0:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+    said = error if isinstance(error, MedsslError) else error and TrainingError("rank 0 failed; see its traceback")
+    said = told(said)
+    if error or said:
+        raise error or said  # type: ignore[misc]
+    return result
 
 
 def told(value: T) -> T:
-    """Return rank 0's value on every rank."""
+    """Return rank 0's value on every rank, however long it takes to come."""
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box)
+    dist.broadcast_object_list(box, group=_hosts[-1] if _hosts else None)
     return box[0]
 
 

@@ -23,7 +23,7 @@ from medssl.core.keys import hash_words
 from medssl.core.progress import bar, stderr
 from medssl.core.score import Score
 from medssl.engine import checkpoint
-from medssl.engine.distributed import agreed, whole
+from medssl.engine.distributed import agreed, told, whole
 from medssl.engine.meter import Meter
 from medssl.engine.monitors.base import Monitor
 from medssl.engine.nonfinite import capture
@@ -79,9 +79,9 @@ class Session:
     description: str = "train"
 
     def say(self, text: str) -> None:
-        """Note ``text`` and show it."""
-        self.journal.note(text)
+        """Show ``text`` and note it."""
         stderr.print(text, style="yellow", markup=False)
+        self.journal.note(text)
 
 
 def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, device: torch.device) -> Progress:
@@ -131,13 +131,16 @@ class Keeper:
     def resume(self) -> int:
         """Restore the newest checkpoint and return its step."""
         checkpoint.sweep(self.session.folder)
-        step, self._best = checkpoint.load(self.session.folder, self.stepper, self.session.identity, self.session.say)
-        return step
+        state = checkpoint.load(self.session.folder, self.stepper, self.session.identity, self.session.say)
+        self._best, self._failures, self._rollbacks = (
+            state["kept"][name] for name in ("best", "failures", "rollbacks")
+        )
+        return int(state["step"])
 
     def save(self, step: int, *, must: bool) -> None:
         """Write a checkpoint; where the disk is full, training goes on unless this one ``must`` be."""
-        state = checkpoint.state_of(self.stepper, step, self.session.identity, self._best)
         try:
+            state = self._state(step)
             checkpoint.save(self.session.folder, state, keep=self.config.keep_checkpoints)
         except TrainingError as error:
             if must:
@@ -146,16 +149,21 @@ class Keeper:
 
     def look(self, step: int, figures: Mapping[str, float | Score]) -> None:
         """Keep the model as the best one where ``figures`` say so."""
-        seen = figures.get(BEST)
-        value = seen.value if isinstance(seen, Score) else seen
-        if value is None or (self._best is not None and value <= self._best):
+        if BEST not in figures:
             return
-        self._best = value  # on every rank, so that all of them gather the next best one
-        state = checkpoint.state_of(self.stepper, step, self.session.identity, value)
+        seen = figures[BEST]
+        value = told(seen.value if isinstance(seen, Score) else seen)  # ranks may round otherwise; saving needs all
+        if self._best is not None and value <= self._best:
+            return
+        self._best = value
         try:
-            checkpoint.save_best(self.session.folder, state)
+            checkpoint.save_best(self.session.folder, self._state(step))
         except TrainingError as error:
             self.session.say(f"step {step}: {error}")
+
+    def _state(self, step: int) -> checkpoint.State:
+        remembered = {"best": self._best, "failures": self._failures, "rollbacks": self._rollbacks}
+        return checkpoint.state_of(self.stepper, step, self.session.identity, **remembered)
 
     def judge(self, micro: list[Views], progress: Progress, *, taken: bool) -> None:
         """Capture a batch whose loss or gradient was not finite; after several in a row roll back, or give up.
@@ -194,7 +202,12 @@ def report(
         figures = {**meter.flush(), "lr": keeper.stepper.rate}
         journal.metrics(progress.step, figures)
     with meter.paused(), whole(model) if figures or is_epoch_end else nullcontext():
-        seen = [m.after_step(model, progress, figures) for m in keeper.session.monitors]
+        seen = []
+        for monitor in keeper.session.monitors:
+            try:
+                seen.append(monitor.after_step(model, progress, figures))
+            except OSError as error:  # a full disk costs a picture, not the run
+                keeper.session.say(f"step {progress.step}: {type(monitor).__name__} failed ({error.strerror})")
     for one in seen:
         if one is not None:
             if one.figures:

@@ -65,7 +65,7 @@ class Stepper:
         return StepOutput(loss, {**figures, "gradient_norm": norm})
 
     def _accumulate(self, micro: list[Views], progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = torch.stack([self.model.normaliser(batch).to(self.device) for batch in micro])
+        weights = torch.stack([self.model.normaliser(batch).to(self.device).double() for batch in micro])
         shares = weights / summed(weights.sum())
         figures: dict[str, Tensor] = {}
         for i, (batch, share) in enumerate(zip(micro, shares, strict=True)):

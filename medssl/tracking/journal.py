@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from medssl.core.files import atomic
 from medssl.core.score import Score
 from medssl.tracking.records import JOURNAL, encode, read_run
 
+# Absolute paths and addresses may hold a user's name.
+PLACE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\",;()]+|(?<![\w.])/[^\s'\",;()]+")
 Status = Literal["finished", "failed", "preempted"]
 
 
@@ -130,8 +133,9 @@ class Journal:
         if self.finished:
             return
         if error is not None:
-            # The text of any other exception may quote a path or a header; our own never names a patient.
-            self.note(f"{type(error).__name__}: {error}" if isinstance(error, MedsslError) else type(error).__name__)
+            # The text of any other exception may quote a header; our own never names a patient, but may name a place.
+            known = isinstance(error, MedsslError)
+            self.note(f"{type(error).__name__}: {PLACE.sub('…', str(error))}" if known else type(error).__name__)
         self.finish("finished" if error is None else "preempted" if isinstance(error, Preempted) else "failed")
 
     def _write(self, line: str, /, **fields: Any) -> None:
@@ -139,10 +143,13 @@ class Journal:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         text = json.dumps({"type": line, "time": now} | encode(fields), allow_nan=False) + "\n"
-        with (self.folder / JOURNAL).open("ab", buffering=0) as handle:
-            handle.write(text.encode())
-            if line != "metrics":
-                os.fsync(handle.fileno())
+        try:
+            with (self.folder / JOURNAL).open("ab", buffering=0) as handle:
+                handle.write(text.encode())
+                if line != "metrics":
+                    os.fsync(handle.fileno())
+        except OSError as error:
+            raise RunError(f"run {self.id}: its journal cannot be written ({error.strerror}); make room") from None
 
 
 def _new_folder(runs: Path, kind: str) -> Path:

@@ -18,7 +18,7 @@ from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.engine import checkpoint
-from medssl.engine.distributed import device_for, first, full, processes, whole
+from medssl.engine.distributed import alone, device_for, first, full, processes, whole
 from medssl.engine.loop import Session, train
 from medssl.engine.monitors.loader import usable_cores
 from medssl.engine.monitors.representation import pooled
@@ -78,8 +78,8 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
     with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
         method, feed = make_method(recipe, dev, study.seed, journal.note), feed_of(study, recipe, dev)
         device, about = device_for(), _about(study, recipe, fingerprint, journal.id)
-        if rank() == 0:
-            verify_reload(method.export(), about, dev.images(np.arange(min(2, len(dev)))), journal.folder)
+        few = dev.images(np.arange(min(2, len(dev))))
+        alone(lambda: verify_reload(method.export(), about, few, journal.folder))
         watched = watch(study, recipe, dev, method, journal.folder, feed, device, journal.note)
         if stopped is None:
             journal.metrics(0, watched.start)
@@ -98,9 +98,9 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
         with whole(method):
             figures = spread(pooled(method.export(), watched.images))
         weights = full(method.export().state_dict())
-        if rank() == 0:
-            journal.artifact(save_encoder(method.export(), journal.folder, about, weights))
-            journal.artifact(journal.folder / "encoder.json")
+        made = alone(lambda: save_encoder(method.export(), journal.folder, about, weights))
+        for path in (made, journal.folder / "encoder.json") if made is not None else ():
+            journal.artifact(path)
         journal.finish(summary=figures)
     return Pretrained(method, journal.id, fingerprint, figures)
 

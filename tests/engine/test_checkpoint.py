@@ -63,6 +63,19 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_gives_the_same_w
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_one_flipped_bit_is_noticed_and_the_damaged_file_goes_once_the_run_went_on(tmp_path: Path) -> None:
+    stopped(tmp_path, 14)
+    newest = checkpoint.kept(tmp_path)[0]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    journal = Memory()
+    with pytest.raises(Preempted):
+        run(tmp_path, EVERY.model_copy(update={"keep_checkpoints": 1}), journal, resume=True, stop_after=13)
+    assert "step-00000014.pt cannot be read" in journal.notes[0]
+    assert [p.name for p in checkpoint.kept(tmp_path)] == ["step-00000013.pt"]
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04"])
 def test_when_all_are_damaged_it_is_one_clear_line(damage: bytes, tmp_path: Path) -> None:
     stopped(tmp_path, 5)
@@ -152,7 +165,7 @@ def test_the_best_by_the_monitors_figure_is_kept_across_a_resume(tmp_path: Path)
         run(tmp_path, stop_after=9, monitors=[Scores({3: 0.6, 7: 0.9, 9: 0.7})])
     run(tmp_path, resume=True, monitors=[Scores({12: 0.8, 20: 0.85})])
     state = torch.load(tmp_path / checkpoint.FOLDER / "best.pt", weights_only=True)
-    assert (state["step"], state["best"]) == (7, 0.9)
+    assert (state["step"], state["kept"]["best"]) == (7, 0.9)
 
 
 def test_rolling_back_puts_the_last_checkpoint_s_weights_and_goes_on_with_later_data(tmp_path: Path) -> None:

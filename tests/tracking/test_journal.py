@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl.core.errors import Preempted, RunError, StudyError
+from medssl.core.errors import EncoderError, Preempted, RunError, StudyError
 from medssl.core.score import Score
 from medssl.tracking.journal import Journal, Status
 from medssl.tracking.records import JOURNAL, latest, read_lines, read_run, read_runs
@@ -206,3 +206,20 @@ def test_the_latest_finished_run_with_the_same_fingerprints_is_found(tmp_path: P
 def found(workspace: Path, *fingerprints: tuple[str, str]) -> str | None:
     run = latest(workspace, "pretrain", *fingerprints)
     return run.id if run else None
+
+
+def test_an_error_is_noted_without_the_places_it_names(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError), Journal.start(tmp_path, "pretrain", "small", {}) as journal:
+        raise EncoderError("/home/jane.doe/weights.pt: has 0 % of it; see s3://jane:secret@bucket/pool and runs/x")
+    text = (journal.folder / "journal.jsonl").read_text()
+    assert "jane" not in text
+    assert "has 0 % of it" in text
+    assert "runs/x" in text
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    journal = Journal.start(tmp_path, "pretrain", "small", {})
+    (journal.folder / "journal.jsonl").unlink()
+    (journal.folder / "journal.jsonl").mkdir()
+    with pytest.raises(RunError, match="its journal cannot be written"):
+        journal.note("anything")
