@@ -94,7 +94,10 @@ def ingest(
     ] = None,
     json: Json = False,
 ) -> None:
-    """DICOM and NIfTI into a pool: every file accounted for, nothing identifying inside."""
+    """DICOM and NIfTI into a pool: every file accounted for, nothing identifying inside.
+
+    NIfTI: the patient is sub-… of the path, else the case folder (p1/t1.nii, p2/t1.nii), else the file name.
+    """
     options = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key, "linkage": linkage}
     options["workspace"] = workspace
     chosen = _study(prepare, None).prepare if prepare is not None else None
@@ -157,10 +160,11 @@ def embed(
     overrides: Overrides = None,
     encoder: EncoderOption = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="default: in the run's folder")] = None,
+    losses: Annotated[bool, typer.Option("--losses", help="add the loss of the trained pretext task")] = False,
     json: Json = False,
 ) -> None:
     """Write the encoder's features of every volume of the pool as one Parquet table."""
-    _call("embed:embed", _study(study, overrides), as_json=json, encoder=encoder, out=out)
+    _call("embed:embed", _study(study, overrides), as_json=json, encoder=encoder, out=out, losses=losses)
 
 
 @app.command(

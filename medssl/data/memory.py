@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
@@ -16,7 +17,29 @@ from torch import Tensor
 SMALL = 2**20  # bytes that the C library recycles well by itself
 _held: deque[NDArray[Any]] = deque(maxlen=8)
 _lock = threading.Lock()
-_UNUSED = 3  # references to an array in `_held` while `empty` looks at it: the queue, the loop, the call
+
+
+def _references(held: Iterable[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
+    """Yield each array and how many references there are to it, those of this look at it among them."""
+    for array in held:
+        yield array, sys.getrefcount(array)
+
+
+def _calibrated() -> int:
+    """Return the references to an array that only a queue holds, or -1 where a tensor of it does not add to them.
+
+    How many a look takes is up to the interpreter, and may sink once it has optimised the code: the least one counts,
+    above which every held array stays.
+    """
+    scratch = deque([np.empty(SMALL, np.uint8)])
+    unused = min(num for _ in range(100) for _, num in _references(scratch))
+    tensor = torch.from_numpy(scratch[0]).view(torch.float32)
+    held = min(num for _ in range(100) for _, num in _references(scratch))
+    del tensor
+    return unused if held > unused else -1
+
+
+_UNUSED = _calibrated()
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -29,8 +52,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     if num_bytes < SMALL:
         return torch.empty(shape, dtype=dtype)
     with _lock:
-        for array in _held:
-            if array.nbytes == num_bytes and sys.getrefcount(array) == _UNUSED:
+        for array, num_references in _references(_held):
+            if array.nbytes == num_bytes and num_references == _UNUSED:
                 return torch.from_numpy(array).view(dtype).view(shape)
         fresh = np.empty(num_bytes, np.uint8)
         _held.append(fresh)

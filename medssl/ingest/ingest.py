@@ -17,6 +17,7 @@ from medssl.dicom.deidentify import Pseudonyms
 from medssl.dicom.vocabulary import MODALITIES
 from medssl.ingest import linkage as linkage_file
 from medssl.ingest.building import build_all
+from medssl.ingest.cases import with_cases
 from medssl.ingest.executors import Workers
 from medssl.ingest.index import Entry, index
 from medssl.ingest.known import Known, NamedFile
@@ -127,7 +128,7 @@ class _Run:
         """Walk, index, build, settle, commit."""
         if linkage is not None:
             linkage_file.check(linkage, self.pool.path)
-        new, old = self.known.sort(walk(sources, exclude=self.pool.path), self.pseudonyms)
+        new, old = self.known.sort(with_cases(walk(sources, exclude=self.pool.path)), self.pseudonyms)
         entries = self._index([*new, *old] if labels is not None or linkage is not None else new)
         fresh = entries[: len(new)]
         if not old:

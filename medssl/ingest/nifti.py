@@ -1,4 +1,4 @@
-"""NIfTI files: one file is one volume, stored as it is; its name says whose it is, for its header does not.
+"""NIfTI files: one file is one volume, stored as it is; its name or folder says whose it is, for its header does not.
 
 After the NIfTI-1 standard, through nibabel. The layouts of the Medical Segmentation Decathlon, nnU-Net and BIDS are
 known: folders of label maps, channels of one case, ``sub-`` and ``ses-``, and the modality that ``dataset.json`` names.
@@ -57,10 +57,20 @@ def is_nifti(file: SourceFile) -> bool:
     return bool(SUFFIX.search(name)) and not name.startswith("._")  # macOS leaves such files in archives
 
 
+def is_label_map(file: SourceFile) -> bool:
+    """Return whether a file lies in a folder of label maps."""
+    return any(LABEL_FOLDER.fullmatch(part) for part in file.relative.split("/")[:-1])
+
+
+def stem_of(file: SourceFile) -> str:
+    """Return the name of a file without suffix and channel."""
+    return CHANNEL.sub("", SUFFIX.sub("", file.relative.rpartition("/")[2]))
+
+
 def read_header(file: SourceFile, modality: str | None) -> tuple[NiftiHeader | None, Reason | None, Ids]:
     """Return the header of a file, or the reason why it is no image; its ids in any case."""
     ids = _ids(file, b"")
-    if any(LABEL_FOLDER.fullmatch(part) for part in file.relative.split("/")[:-1]):
+    if is_label_map(file):
         return None, Reason.LABEL_MAP, ids
     try:
         header = nibabel.load(file.path).header
@@ -74,7 +84,8 @@ def read_header(file: SourceFile, modality: str | None) -> tuple[NiftiHeader | N
     if dtype.kind not in "iuf" or dtype.char == "g" or len(shape) < 2 or not prod(shape):
         return None, Reason.UNSUPPORTED_PIXELS, ids
     named = modality or _named_modality(file)
-    flags = {"patient_from_file_name"} | (set() if named else {"assumed_modality"})
+    named_by = "patient_from_folder_name" if file.case is not None else "patient_from_file_name"
+    flags = {named_by} | (set() if named else {"assumed_modality"})
     return NiftiHeader(ids, prod(shape) * dtype.itemsize, named or "MR", frozenset(flags)), None, ids
 
 
@@ -137,11 +148,10 @@ def load(file: SourceFile, header: NiftiHeader) -> Content:
 
 def _ids(file: SourceFile, head: bytes) -> Ids:
     """Return the ids that a path gives, and as UID of the series what is in the file: moved, it is still the same."""
-    stem = CHANNEL.sub("", SUFFIX.sub("", file.relative.rpartition("/")[2]))
     entities = dict.fromkeys(ENTITY.findall(file.relative))
-    subject = next((e for e in entities if e.startswith("sub-")), stem)
+    subject = next((e for e in entities if e.startswith("sub-")), file.case or stem_of(file))
     session = next((e for e in entities if e.startswith("ses-")), "")
-    study = f"{subject} {session}" if not is_placeholder(subject) else file.relative
+    study = f"{subject} {session}" if file.case is not None or not is_placeholder(subject) else file.relative
     content = hashlib.blake2b(head or file.relative.encode(), digest_size=16).hexdigest()
     return Ids(subject, "", study, content, content, frozenset())
 

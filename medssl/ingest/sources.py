@@ -22,6 +22,7 @@ class SourceFile:
         num_bytes: its size; 0 where it cannot be seen.
         modified_ns: when it was last written.
         is_readable: false for a folder or link that cannot be followed, and for pipes, sockets and devices.
+        case: of a NIfTI file in a case folder, what that is called; see ``medssl.ingest.cases``.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class SourceFile:
     num_bytes: int
     modified_ns: int = 0
     is_readable: bool = True
+    case: str | None = None
 
     def is_unchanged(self) -> bool:
         """Return whether the file is as it was when it was listed."""

@@ -53,12 +53,15 @@ class Method(nn.Module, ABC, Generic[C]):
         return ViewRecipe()
 
     @classmethod
-    def fitted(cls, config: C, num_images: int, images_a_step: int) -> C:
-        """Return ``config`` with what it leaves open settled by rule, from the pool's size and the optimiser step's."""
+    def fitted(cls, config: C, num_images: int, images_a_step: int, crops: int = 1) -> C:
+        """Return ``config`` with what it leaves open settled by rule, from the pool's size and the optimiser step's.
+
+        ``crops`` are taken from each image of the pool an epoch, and count as images of a step.
+        """
         return config
 
     @classmethod
-    def epochs(cls, num_images: int, images_a_step: int) -> int | None:
+    def epochs(cls, num_images: int, images_a_step: int, crops: int = 1) -> int | None:
         """Return how long this method wants to train, by rule; None where it has no rule."""
         return None
 
@@ -118,9 +121,14 @@ class Method(nn.Module, ABC, Generic[C]):
         return self.encoder
 
 
-def enough_epochs(num_images: int, images_a_step: int, *, epochs: int, steps: int = 5000) -> int:
-    """Return the paper's ``epochs``, or more where a small pool would not make ``steps`` optimiser steps of them."""
-    return max(epochs, -(-steps * images_a_step // max(num_images, 1)))
+def enough_epochs(num_images: int, images_a_step: int, crops: int = 1, *, epochs: int, steps: int = 5000) -> int:
+    """Return the paper's ``epochs``, or more where a small pool would not make ``steps`` optimiser steps of them.
+
+    An epoch is whole steps, and one step where the pool does not fill it, as `Sampler` cuts it. It goes through the
+    pool ``crops`` times, so that fewer epochs are as long as the paper's.
+    """
+    steps_per_epoch = max(1, num_images * crops // images_a_step)
+    return max(-(-epochs // crops), -(-steps // steps_per_epoch))
 
 
 def check_needs(method: str, encoder: str) -> None:

@@ -10,6 +10,7 @@ half the image; prototypes and momentum by rule for pools smaller than ImageNet.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from math import log, log2
 from typing import Annotated, Any, ClassVar
 
@@ -78,7 +79,10 @@ class Dino(Method[DinoConfig]):
     }
 
     def __init__(self, config: DinoConfig, encoder: Encoder) -> None:
-        super().__init__(config, encoder)
+        shape = config.local_shape or local_shape(encoder.geometry, patch_of(encoder))
+        if config.local_crops:
+            check_crop(shape, encoder)
+        super().__init__(config.model_copy(update={"local_shape": shape}), encoder)
         num = config.prototypes or num_prototypes(0)
         self.momentum = MOMENTUM if config.teacher_momentum is None else config.teacher_momentum
         self.head = PrototypeHead(encoder.width, config.hidden, config.bottleneck, num)
@@ -90,18 +94,18 @@ class Dino(Method[DinoConfig]):
         self.seen: Tensor  # how many logits those were
 
     @classmethod
-    def fitted(cls, config: DinoConfig, num_images: int, images_a_step: int) -> DinoConfig:
+    def fitted(cls, config: DinoConfig, num_images: int, images_a_step: int, crops: int = 1) -> DinoConfig:
         """Fill in the number of prototypes and the teacher's momentum by rule."""
         ruled = {
             "prototypes": num_prototypes(num_images),
-            "teacher_momentum": teacher_momentum(num_images, images_a_step),
+            "teacher_momentum": teacher_momentum(num_images * crops, images_a_step),
         }
         return config.model_copy(update={k: v for k, v in ruled.items() if getattr(config, k) is None})
 
     @classmethod
-    def epochs(cls, num_images: int, images_a_step: int) -> int | None:
+    def epochs(cls, num_images: int, images_a_step: int, crops: int = 1) -> int | None:
         """Return the paper's 100 epochs (§3.2), more on a small pool."""
-        return enough_epochs(num_images, images_a_step, epochs=100)
+        return enough_epochs(num_images, images_a_step, crops, epochs=100)
 
     @classmethod
     def check(cls, config: DinoConfig, geometry: Geometry) -> None:
@@ -114,7 +118,10 @@ class Dino(Method[DinoConfig]):
 
     @classmethod
     def views(cls, config: DinoConfig, geometry: Geometry) -> ViewRecipe:
-        """Two global crops, of which the second is seldom blurred, then the local ones, as BYOL's (§3.2)."""
+        """Two global crops, of which the second is seldom blurred, then the local ones, as BYOL's (§3.2).
+
+        The shape of local crops depends on the encoder's patch: take the views of a method's own ``config``.
+        """
         local = config.local_shape or local_shape(geometry)
         blur = config.blur * max(geometry.shape)
 
@@ -167,9 +174,7 @@ class Dino(Method[DinoConfig]):
 
     def tiled(self, images: Tensor) -> Tensor:
         """Cut away what the encoder's patches do not tile."""
-        if not isinstance(self.encoder, TokenEncoder):
-            return images
-        for axis, patch in enumerate(self.encoder.patch, start=2):
+        for axis, patch in enumerate(patch_of(self.encoder), start=2):
             images = images.narrow(axis, 0, images.shape[axis] // patch * patch)
         return images
 
@@ -235,24 +240,54 @@ def num_prototypes(num_images: int) -> int:
 
 
 def teacher_momentum(num_images: int, images_a_step: int) -> float:
-    """Return where the teacher's momentum starts, by rule.
+    """Return where the teacher's momentum starts, by rule, for ``num_images`` an epoch, of which a step has no more.
 
     Through .996 for 1024 images a step (the paper) and .9995 for 256 (its repository's advice), but never so slow that
     the teacher averages over more than ten epochs of a small pool, nor quicker than the paper's.
     """
+    images_a_step = min(images_a_step, num_images)
     by_batch: float = (1 - MOMENTUM) * (images_a_step / 1024) ** 1.5
     return 1 - min(1 - MOMENTUM, max(by_batch, images_a_step / (10 * num_images)))
 
 
-def local_shape(geometry: Geometry) -> tuple[int, ...]:
+def local_shape(geometry: Geometry, patch: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Return the shape of local crops by rule: about 3/7 of each side (the paper's 96 of 224).
 
     Sides are multiples of the largest power of two up to 16 that divides the image's side and is no more than a third
-    of it, so that common patches tile them: 96 of 224, 48 of 96, 32 of 64, 12 of 28.
+    of it, so that common patches tile them: 96 of 224, 48 of 96, 32 of 64, 12 of 28. A side has two patches at least,
+    but fewer than the image where that has several: 28 of 56 in patches of 28.
     """
 
-    def side(size: int) -> int:
+    def side(size: int, patch: int) -> int:
         unit = max(u for u in (1, 2, 4, 8, 16) if size % u == 0 and (u == 1 or u <= size / 3))
-        return min(size, max(unit, round(size * 3 / 7 / unit) * unit))
+        least = patch * max(1, min(2, size // patch - 1))
+        return min(size, max(unit, least, round(size * 3 / 7 / unit) * unit))
 
-    return tuple(side(size) for size in geometry.shape)
+    return tuple(side(*each) for each in zip(geometry.shape, patch or (1,) * geometry.ndim, strict=True))
+
+
+def patch_of(encoder: Encoder) -> tuple[int, ...]:
+    """Return the sides of the patches that images are cut into; of one voxel for an encoder without tokens."""
+    return encoder.patch if isinstance(encoder, TokenEncoder) else (1,) * encoder.geometry.ndim
+
+
+def check_crop(shape: tuple[int, ...], encoder: Encoder) -> None:
+    """Refuse local crops that ``encoder`` cannot be trained on, told from a forward without data.
+
+    Raises:
+        StudyError: a side is smaller than a patch, or an instance norm would see one voxel.
+    """
+    patch, geometry = patch_of(encoder), encoder.geometry
+    if any(size < side for size, side in zip(shape, patch, strict=True)):
+        raise StudyError(
+            f"method.local_shape: {list(shape)} is smaller than encoder.patch {list(patch)}; take that or a multiple"
+        )
+    if isinstance(encoder, TokenEncoder):
+        return
+    try:
+        deepcopy(encoder).to("meta").train()(torch.empty(2, geometry.channels, *shape, device="meta"))
+    except ValueError:  # torch's, of a norm over a single value
+        raise StudyError(
+            f"method.local_shape: {list(shape)} leaves one voxel in the encoder's deepest map; take more, such as "
+            f"{list(local_shape(geometry))}"
+        ) from None

@@ -79,14 +79,14 @@ class MocoV3(Method[MocoV3Config]):
         self.teacher = Teacher({"encoder": encoder, "projector": self.projector})
 
     @classmethod
-    def fitted(cls, config: MocoV3Config, num_images: int, images_a_step: int) -> MocoV3Config:
+    def fitted(cls, config: MocoV3Config, num_images: int, images_a_step: int, crops: int = 1) -> MocoV3Config:
         """Fill in the heads' width by rule."""
         return config if config.hidden else config.model_copy(update={"hidden": hidden_width(num_images)})
 
     @classmethod
-    def epochs(cls, num_images: int, images_a_step: int) -> int | None:
+    def epochs(cls, num_images: int, images_a_step: int, crops: int = 1) -> int | None:
         """Return the paper's 300 epochs (§5), more on a small pool."""
-        return enough_epochs(num_images, images_a_step, epochs=300)
+        return enough_epochs(num_images, images_a_step, crops, epochs=300)
 
     @classmethod
     def views(cls, config: MocoV3Config, geometry: Geometry) -> ViewRecipe:

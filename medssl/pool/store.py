@@ -52,7 +52,7 @@ class Store:
         Args:
             folder: where the store is to appear, whole or not at all.
             write: writes shards into the folder it is given and returns their rows (schema ``VOLUMES``). After a kill
-                or an interrupt it finds there, and beside that folder, what it wrote before.
+                or interrupt, a lost worker or a full disk it finds there, and beside that folder, what it wrote before.
 
         Raises:
             PoolError: another process is making it.
@@ -71,7 +71,9 @@ class Store:
                 for left in set((partial / "shards").iterdir()) - used:  # half written when a process was killed
                     left.unlink()
                 partial.rename(folder)
-            except Exception:
-                shutil.rmtree(partial, ignore_errors=True)
+            except Exception as error:
+                can_go_on = isinstance(error, PoolError | OSError) and any((partial / "shards").glob("*.tar"))
+                if not can_go_on:
+                    shutil.rmtree(partial, ignore_errors=True)
                 raise
         return cls(folder)

@@ -75,14 +75,27 @@ def unfinished(study: Study, kind: str, mark: tuple[str, str]) -> RunRecord:
     Raises:
         TrainingError: there is none.
     """
-    runs = [r for r in read_runs(study.workspace) if (r.kind, r.study) == (kind, study.name) and r.status != "finished"]
-    runs = [r for r in runs if checkpoint.kept(r.folder)]
+    runs = _unfinished(study, kind)
     own = [r for r in runs if r.fingerprints.get(mark[0]) == mark[1]]
     if not runs:
         raise TrainingError(
             f"--resume: no unfinished {kind} run of {study.name} with a checkpoint in {study.workspace}; leave it out"
         )
     return (own or runs)[-1]
+
+
+def was_stopped(study: Study, kind: str, mark: tuple[str, str]) -> bool:
+    """Return whether the run that `unfinished` finds carries ``mark`` and said itself that it was stopped.
+
+    One that said nothing was killed or is still training, and nobody asked to go on with it.
+    """
+    own = [r for r in _unfinished(study, kind) if r.fingerprints.get(mark[0]) == mark[1]]
+    return bool(own) and own[-1].status == "preempted"
+
+
+def _unfinished(study: Study, kind: str) -> list[RunRecord]:
+    runs = [r for r in read_runs(study.workspace) if (r.kind, r.study) == (kind, study.name) and r.status != "finished"]
+    return [r for r in runs if checkpoint.kept(r.folder)]
 
 
 def sink(study: Study) -> MlflowSink:

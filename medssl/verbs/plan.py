@@ -156,7 +156,7 @@ def _measured(study: Study, name: str, recipe: Recipe, sample: Sample, device: t
         rows = pl.concat([rows] * -(-needed // len(data))).head(needed)
         data = data.of(Catalog(rows, data.catalog.labels))
     method = make_method(recipe, data, study.seed)
-    found = trial(method, feed_of(study, recipe, data), loop, device)
+    found = trial(method, feed_of(study, recipe, data, method), loop, device)
     kept = loop.keep_checkpoints + 2  # the best one, and the one being written
     size = (found.memory.model + found.memory.optimiser) * kept
     return Training(name, found, whole.steps_per_epoch * loop.epochs, needed * loop.crops, size)

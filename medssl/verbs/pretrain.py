@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.collectives import rank, world_size
-from medssl.core.errors import PoolError
+from medssl.core.errors import PoolError, StudyError
 from medssl.core.files import read_json
 from medssl.core.types import Role
 from medssl.data.loader import TrainingFeed
@@ -76,7 +76,8 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
     identity, recipe = _identity(study, recipe, pool), settled(recipe, len(dev))
     prints = marks(pool, pretraining=fingerprint)
     with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
-        method, feed = make_method(recipe, dev, study.seed, journal.note), feed_of(study, recipe, dev)
+        method = make_method(recipe, dev, study.seed, journal.note)
+        feed = feed_of(study, recipe, dev, method)
         device, about = device_for(), _about(study, recipe, fingerprint, journal.id)
         few = dev.images(np.arange(min(2, len(dev))))
         alone(lambda: verify_reload(method.export(), about, few, journal.folder))
@@ -108,8 +109,8 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
 def settled(recipe: Recipe, num_images: int) -> Recipe:
     """Return ``recipe`` with what it leaves open settled by its method's rules for a pool of this size."""
     plugin, loop = METHODS.load(recipe.method.name), recipe.loop
-    config = plugin.fitted(recipe.method.config, num_images, loop.images_a_step)
-    epochs = plugin.epochs(num_images, loop.images_a_step)
+    config = plugin.fitted(recipe.method.config, num_images, loop.images_a_step, loop.crops)
+    epochs = plugin.epochs(num_images, loop.images_a_step, loop.crops)
     if epochs is not None and "epochs" not in loop.model_fields_set:
         loop = loop.model_copy(update={"epochs": epochs})
     return recipe.model_copy(update={"method": Choice(recipe.method.name, config), "loop": loop})
@@ -146,12 +147,33 @@ def _about(study: Study, recipe: Recipe, fingerprint: str, run: str) -> dict[str
     }
 
 
-def feed_of(study: Study, recipe: Recipe, dev: Prepared) -> TrainingFeed:
-    """Return the recipe's batches of views of ``dev``, this process's share."""
-    views = METHODS.load(recipe.method.name).views(recipe.method.config, dev.geometry)
-    loop = recipe.loop
+def feed_of(study: Study, recipe: Recipe, dev: Prepared, method: Method[Any]) -> TrainingFeed:
+    """Return the recipe's batches of views of ``dev`` for ``method``, this process's share.
+
+    Raises:
+        StudyError: the processes' shares differ where the method couples the rows of a batch.
+    """
+    views, loop = method.views(method.config, dev.geometry), recipe.loop
     sampler = Sampler.of(dev, loop.batch_size, loop.accumulate, study.seed, loop.crops, loop.balance)
-    return TrainingFeed(dev, views, sampler, loop.workers, share=(rank(), world_size()))
+    feed = TrainingFeed(dev, views, sampler, loop.workers, share=(rank(), world_size()))
+    if method.batch_coupled:
+        _check_shares(sampler, world_size())
+    return feed
+
+
+def _check_shares(sampler: Sampler, world: int) -> None:
+    shares = {min(sampler.reads, sampler.reads_per_step), sampler.fewest_reads}
+    if not any(reads % world for reads in shares):
+        return
+    step = world * sampler.crops
+    most = sampler.num * sampler.crops // sampler.accumulate  # images a micro-batch that the pool fills
+    lower = min(sampler.batch_size, most) // step * step
+    right = [size for size in (lower, lower + step) if 0 < size <= most]
+    advice = f"take {' or '.join(map(str, right))}" if right else "start fewer processes"
+    raise StudyError(
+        f"loop.batch_size: {sampler.batch_size} gives micro-batches of {' and '.join(map(str, sorted(shares)))} reads, "
+        f"which {world} processes cannot share evenly, as this method needs; {advice}"
+    )
 
 
 def _identity(study: Study, recipe: Recipe, pool: Pool) -> dict[str, Any]:

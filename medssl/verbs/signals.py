@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl.core.errors import SelectionError
+from medssl.core.errors import SelectionError, TrainingError
 from medssl.core.types import Signal
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
@@ -17,9 +17,9 @@ from medssl.engine.scoring import embed, pretext_losses
 from medssl.finetune.classify import load_classifier
 from medssl.pool.pool import Pool
 from medssl.selection.aggregate import by_study
-from medssl.study import Study
-from medssl.tracking.records import latest
-from medssl.verbs.context import find_encoder, marks, score_folder
+from medssl.study import Recipe, Study
+from medssl.tracking.records import RunRecord, latest
+from medssl.verbs.context import find_encoder, marks, score_folder, was_stopped
 from medssl.verbs.pretrain import fit, load_method
 
 SOLVED = 1e-4  # a pretext loss below this says nothing about the image
@@ -33,6 +33,15 @@ class Signals:
     parents: dict[str, str]
     model: str
     doubt: str | None
+
+
+@dataclass(frozen=True)
+class Pretext:
+    """A trained pretext task: its recipe, its fingerprint and its finished run."""
+
+    recipe: Recipe
+    fingerprint: str
+    run: RunRecord
 
 
 def read_signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Signal], task: str) -> Signals:
@@ -56,17 +65,37 @@ def read_signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Sign
 
 def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float64], str, str, str | None]:
     """Return losses by ``selection.pretext`` (trained now unless a run of it exists), or by the study's own method."""
-    recipe, kind = study.selection.pretext or study, "pretext" if study.selection.pretext else "pretrain"
-    fingerprint = study.pretraining(pool.fingerprints.images, recipe)
-    run = latest(study.workspace, kind, ("pretraining", fingerprint))
+    recipe, kind, fingerprint, run = _pretext(study, pool, study.selection.pretext)
     if run is None:
-        made = fit(study, recipe, pool, prepare(pool, study.prepare), kind=kind)
+        resume = was_stopped(study, kind, ("pretraining", fingerprint))
+        made = fit(study, recipe, pool, prepare(pool, study.prepare), kind=kind, resume=resume)
         method, run_id = made.method, made.run
     else:
         method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
     kept = score_folder(study, fingerprint, "select")
     losses = pretext_losses(method, data, device_for(), study.seed, kept)
     return losses, run_id, fingerprint, doubt_about(losses, method.chance_loss)
+
+
+def trained_pretext(study: Study, pool: Pool) -> Pretext:
+    """Return the trained ``selection.pretext``, else the study's own pretraining.
+
+    Raises:
+        TrainingError: neither was trained.
+    """
+    for asked in (study.selection.pretext, None):
+        recipe, _, fingerprint, run = _pretext(study, pool, asked)
+        if run is not None:
+            return Pretext(recipe, fingerprint, run)
+    also = ", or `medssl select-for-labeling`, which trains selection.pretext" if study.selection.pretext else ""
+    raise TrainingError(f"no trained pretext of study {study.name} in {study.workspace}; run `medssl pretrain`{also}")
+
+
+def _pretext(study: Study, pool: Pool, asked: Recipe | None) -> tuple[Recipe, str, str, RunRecord | None]:
+    """Return the recipe asked for or the study's own, the kind of its runs, its fingerprint, its finished run."""
+    recipe, kind = asked or study, "pretext" if asked else "pretrain"
+    fingerprint = study.pretraining(pool.fingerprints.images, recipe)
+    return recipe, kind, fingerprint, latest(study.workspace, kind, ("pretraining", fingerprint))
 
 
 def doubt_about(losses: NDArray[np.float64], chance: float | None) -> str | None:

@@ -2,8 +2,8 @@
 
 A step is forward, backward and optimiser on views that are there already; the loader is no part of it. Everyone has
 the same encoder, decoder, mask ratio, batch, precision (autocast) and fused AdamW. Each system runs in a process of its
-own, one at a time, so that memory is its own and nobody profits from another's settings; steps are taken in turns and
-medians reported. Peers that are not installed are skipped with the reason:
+own, one at a time, so that memory is its own and nobody profits from another's settings; steps are taken in turns,
+medians reported, and ratios are medians of those within a turn. Peers that are not there are skipped with the reason:
 
     pip install --no-deps --target PEERS lightly lightly-utils einops
     git clone https://github.com/facebookresearch/mae MAE          (CC-BY-NC: to be timed, not to be copied)
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["S16", "Ti8"])
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="medssl among them")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, help="instead of the model's own")
@@ -78,13 +78,14 @@ def _table(name: str, precision: str, args: argparse.Namespace) -> list[str]:
     gflops = 1e-9 / min(peak.seconds)  # of one operation: the best that the machine did in this run
     rows = [f"**{name}**, batch {batch}, {precision}, matmul peak {gflops:,.0f} GFLOP/s", ""]
     rows += ["| system | images/s | of medssl | share of peak | peak memory MB |", "|---|---|---|---|---|"]
-    ours = median(runs["medssl"].seconds) if "medssl" in alive else float("nan")
+    ours = runs["medssl"].seconds
     for system, run in runs.items():
         if run.reason:
             rows.append(f"| {system} | skipped: {run.reason} | | | |")
             continue
         rate = batch / median(run.seconds)
-        share, ratio = rate * MODELS[name].flops() * 1e-9 / gflops, ours / median(run.seconds)
+        share = rate * MODELS[name].flops() * 1e-9 / gflops
+        ratio = median(a / b for a, b in zip(ours, run.seconds, strict=True)) if ours else float("nan")
         rows.append(f"| {system} | {rate:,.1f} | {ratio:.2f} | {share:.0%} | {run.memory():,.0f} |")
     for run in (peak, *runs.values()):
         run.close()

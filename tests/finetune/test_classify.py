@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from memory_feed import CPU
+from small_pool import make_pool
 
 from medssl.core.batch import Progress, Trainable, Views
 from medssl.core.errors import EncoderError
 from medssl.core.types import Geometry
+from medssl.data.crops import windows
+from medssl.data.prepare import PrepareConfig, prepare
 from medssl.engine.optim import LoopConfig, build_optimiser
 from medssl.finetune.classify import Classifier, ClassifyConfig, class_weights, load_classifier, save_classifier
 from medssl.models.build import build_encoder
@@ -18,11 +22,13 @@ from medssl.models.encoders.base import ENCODERS
 SMALL = {"depth": 10, "width": 8, "stem": 2}
 
 
-def classifier(frozen: bool = False, targets: tuple[int, ...] = (0, 0, 0, 1)) -> Classifier:
+def classifier(
+    frozen: bool = False, targets: tuple[int, ...] = (0, 0, 0, 1), shape: tuple[int, ...] = (16, 16)
+) -> Classifier:
     config = ENCODERS.load("resnet").config_class.parse(SMALL)
-    encoder = build_encoder("resnet", config, Geometry((16, 16)), seed=0)
+    encoder = build_encoder("resnet", config, Geometry(shape), seed=0)
     with torch.no_grad():
-        features = encoder.eval()(torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))).pooled
+        features = encoder.eval()(torch.rand(8, 1, *shape, generator=torch.Generator().manual_seed(0))).pooled
     weights = class_weights(np.array(targets), 2, balance=True)
     return Classifier(encoder, ["no", "yes"], ClassifyConfig(frozen=frozen), features, weights)
 
@@ -118,3 +124,31 @@ def test_a_saved_classifier_predicts_the_same(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"no model\.json there"):
         load_classifier(tmp_path)
+
+
+def test_a_volume_larger_than_the_geometry_is_judged_by_the_mean_over_all_its_windows(tmp_path: Path) -> None:
+    shape = (16, 16, 16)
+    data = prepare(make_pool(tmp_path / "pool", 4, 1, ndim=3), PrepareConfig(shape=shape, fit="crop"))
+    assert data.cropped
+    model = classifier(shape=shape).eval()
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    found = model.probabilities(data, CPU, batch_size=5)  # batches end within a volume
+    for row in range(len(data)):
+        boxes = windows(tuple(data.shapes[row]), shape)
+        assert len(boxes) > 5
+        images = torch.from_numpy(np.stack([data.reader.read(row, (slice(None), *b)) for b in boxes])).float()
+        with torch.no_grad():
+            each = model(images).double().softmax(1)
+        assert np.allclose(found[row], each.mean(0), atol=1e-5)
+    assert found.std() > 0
+    assert np.allclose(found.sum(1), 1)
+
+
+def test_volumes_of_the_geometry_are_judged_whole_and_none_give_no_row(tmp_path: Path) -> None:
+    data = prepare(make_pool(tmp_path / "pool", 5, 1), PrepareConfig(shape=(16, 16)))
+    model = classifier().eval()
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(data.images(np.arange(5))).double().softmax(1)
+    assert np.array_equal(model.probabilities(data, CPU), expected)
+    assert model.probabilities(data.of(data.catalog.only([])), CPU).shape == (0, 2)

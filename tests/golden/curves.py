@@ -80,6 +80,7 @@ def run(
     steps: int = STEPS,
     lr_times: float = 1.0,
     log_steps: int = 1,
+    clip_norm: float | None = None,
     **settings: Any,
 ) -> tuple[list[float], Memory]:
     """Train ``steps`` steps and return the losses and a journal, which holds all alarms as notes.
@@ -96,6 +97,7 @@ def run(
             "batch_size": BATCH,
             "epochs": math.ceil(steps * BATCH / IMAGES),
             "log_steps": log_steps,
+            **({} if clip_norm is None else {"clip_norm": clip_norm}),
         }
     )
     feed = Feed(images, type(method).views(method.config, method.encoder.geometry), Sampler(IMAGES, BATCH, 1, 0))

@@ -5,8 +5,15 @@ from pathlib import Path
 import pytest
 from golden.curves import CASES, STEPS, read, run
 
+from medssl.core.errors import TrainingError
+
 COLLAPSING = [("dino", 2), ("dino", 3), ("moco_v3", 2), ("moco_v3", 3)]
 WITHIN = 100  # steps
+RUINED = [  # within so many steps; rotation only lives to see it with its gradients clipped, MAE in 2D mostly recovers
+    pytest.param("mae", 3, 100, None, marks=pytest.mark.slow),  # another BLAS might recover
+    ("rotation", 2, 100, 1.0),
+    ("rotation", 3, 100, 1.0),
+]
 
 
 @pytest.mark.parametrize(("name", "ndim"), CASES)
@@ -30,6 +37,28 @@ def test_a_hundred_times_the_learning_rate_raises_an_alarm_within_a_hundred_step
 def test_the_same_hundred_steps_at_the_golden_learning_rate_raise_none(name: str, ndim: int, tmp_path: Path) -> None:
     _, journal = run(name, ndim, tmp_path, steps=WITHIN, log_steps=10)
     assert not journal.notes
+
+
+@pytest.mark.parametrize(("name", "ndim", "within", "clip_norm"), RUINED)
+def test_a_method_that_cannot_collapse_by_its_loss_is_ruined_by_a_hundred_times_the_learning_rate_and_that_is_said(
+    name: str, ndim: int, within: int, clip_norm: float | None, tmp_path: Path
+) -> None:
+    _, journal = run(name, ndim, tmp_path, steps=within, lr_times=100, log_steps=10, clip_norm=clip_norm)
+    assert any("the representation is collapsing" in note for note in journal.notes)
+
+
+@pytest.mark.parametrize(("name", "ndim", "within", "clip_norm"), RUINED)
+def test_the_same_steps_at_the_golden_learning_rate_ruin_nothing(
+    name: str, ndim: int, within: int, clip_norm: float | None, tmp_path: Path
+) -> None:
+    _, journal = run(name, ndim, tmp_path, steps=within, log_steps=10, clip_norm=clip_norm)
+    assert not journal.notes
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_rotation_without_clipping_does_not_survive_that_rate_and_says_what_to_lower(ndim: int, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"not finite in 5 steps in a row.*lower loop\.lr"):
+        run("rotation", ndim, tmp_path, steps=WITHIN, lr_times=100, log_steps=10)
 
 
 def test_a_centre_that_stands_still_leaves_one_prototype_and_that_is_said(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from small_methods import batch_of, doubled, part, small_method
 
-from medssl.core.batch import Progress
+from medssl.core.batch import Progress, Views
 from medssl.core.errors import StudyError
 from medssl.core.types import Geometry
 from medssl.methods.base import METHODS
 from medssl.methods.dino import local_shape, num_prototypes, teacher_momentum
+from medssl.models.build import build_encoder
+from medssl.models.encoders.base import ENCODERS
 
 NOW = Progress(0, 10)
 
@@ -123,6 +125,73 @@ def test_local_crops_follow_from_the_image_shape(shape: tuple[int, ...], local: 
     assert local_shape(Geometry(shape)) == local
 
 
+@pytest.mark.parametrize(
+    ("shape", "patch", "local"),
+    [
+        ((16, 32, 32), (16, 16, 16), (16, 16, 16)),
+        ((56, 56), (28, 28), (28, 28)),
+        ((48, 48), (16, 16), (32, 32)),  # two patches, where the image has more
+        ((16, 16), (16, 16), (16, 16)),
+        ((96, 96), (16, 16), (48, 48)),
+    ],
+)
+def test_local_crops_by_rule_hold_whole_patches_and_train(
+    shape: tuple[int, ...], patch: tuple[int, ...], local: tuple[int, ...]
+) -> None:
+    assert local_shape(Geometry(shape), patch) == local
+    method = around("vit", shape, {"width": 24, "depth": 1, "heads": 2, "patch": patch})
+    batch = method_batch(method)
+    assert batch.images[-1].shape[2:] == local
+    assert torch.isfinite(method.training_step(batch, NOW).loss)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "settings", "local", "said"),
+    [
+        (
+            "vit",
+            {"width": 24, "depth": 1, "heads": 2, "patch": 16},
+            (8, 8),
+            r"is smaller than encoder\.patch \[16, 16\]",
+        ),
+        ("vit", {"width": 24, "depth": 1, "heads": 2, "patch": (16, 32)}, (16, 16), r"encoder\.patch \[16, 32\]"),
+        ("resenc", {"width": 4, "blocks": [1] * 6}, (16, 16), r"one voxel .* such as \[32, 32\]"),
+    ],
+)
+def test_local_crops_too_small_for_the_encoder_are_refused(
+    encoder: str, settings: dict[str, Any], local: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(StudyError, match=rf"^method\.local_shape: \[{local[0]}, {local[1]}\] .*{said}"):
+        around(encoder, (64, 64), settings, local_shape=local)
+    assert around(encoder, (64, 64), settings, local_shape=local, local_crops=0)
+
+
+@pytest.mark.parametrize("encoder", ["resenc", "resnet", "swin"])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 32)])
+def test_local_crops_by_rule_leave_a_convolutional_encoder_something_to_normalise(
+    encoder: str, shape: tuple[int, ...]
+) -> None:
+    small: dict[str, Any] = {"resenc": {"width": 4}, "resnet": {"depth": 10, "width": 8}, "swin": {"width": 12}}
+    method = around(encoder, shape, small[encoder])
+    assert torch.isfinite(method.training_step(method_batch(method), NOW).loss)
+
+
+def around(encoder: str, shape: tuple[int, ...], settings: dict[str, Any], **config: Any) -> Any:
+    """Return a small DINO around an encoder for images of ``shape``."""
+    plugin, dino = ENCODERS.load(encoder), METHODS.load("dino")
+    chosen, geometry = plugin.config_class.parse(settings), Geometry(shape)
+    plugin.check(chosen, geometry)
+    small = {"prototypes": 32, "hidden": 32, "bottleneck": 16, "local_crops": 2}
+    return dino(dino.config_class.parse({**small, **config}), build_encoder(encoder, chosen, geometry, seed=0))
+
+
+def method_batch(method: Any) -> Views:
+    """Return views of two images, of the shapes that the method asks for."""
+    shape, views = method.encoder.geometry.shape, method.views(method.config, method.encoder.geometry).views
+    images = tuple(torch.rand(2, 1, *(view.size or shape)) for view in views)
+    return Views(images, torch.zeros(2, len(views), dtype=torch.int64), torch.arange(2))
+
+
 def test_local_crops_beyond_the_image_are_refused() -> None:
     method = METHODS.load("dino")
     for wrong in ((20, 8), (8,), (8, 8, 8)):
@@ -137,9 +206,13 @@ def test_small_pools_get_fewer_prototypes_and_a_teacher_of_their_pace() -> None:
     assert teacher_momentum(5000, 64) == pytest.approx(1 - 64 / 50_000)  # ten epochs
     assert teacher_momentum(100, 64) == pytest.approx(0.996)
     assert teacher_momentum(1_281_167, 4096) == pytest.approx(0.996)
+    assert teacher_momentum(2000, 10**6) == teacher_momentum(2000, 2000)  # a step has no more than the pool
     method = METHODS.load("dino")
     made = method.fitted(method.config_class(prototypes=77), 5000, 64)
     assert (made.prototypes, made.teacher_momentum) == (77, pytest.approx(0.99872))
+    cropped = method.fitted(method.config_class(), 5000, 256, 4)
+    assert cropped.teacher_momentum == teacher_momentum(20_000, 256)
+    assert cropped.prototypes == num_prototypes(5000)
 
 
 def test_both_collapses_are_said_aloud_and_health_is_not() -> None:

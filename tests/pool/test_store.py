@@ -55,26 +55,40 @@ def test_a_build_that_fails_leaves_nothing(pool: Pool) -> None:
 
     def fail(shards: Path) -> pl.DataFrame:
         halved(pool, shards)
-        raise PoolError("unfit")
+        raise ValueError("unfit")
 
-    with pytest.raises(PoolError, match="unfit"):
+    with pytest.raises(ValueError, match="unfit"):
         Store.build(folder, fail)
     assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
 
 
-def test_a_build_that_was_interrupted_finds_what_it_wrote_and_half_written_files_go(pool: Pool) -> None:
+def test_a_build_that_is_refused_before_it_wrote_anything_leaves_nothing(pool: Pool) -> None:
+    folder = pool.path / "prepared" / "abc"
+
+    def refuse(shards: Path) -> pl.DataFrame:
+        raise PoolError("unfit")
+
+    with pytest.raises(PoolError, match="unfit"):
+        Store.build(folder, refuse)
+    assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PoolError("a worker died"), OSError(28, "no space left")])
+def test_a_build_that_was_interrupted_finds_what_it_wrote_and_half_written_files_go(
+    pool: Pool, error: BaseException
+) -> None:
     folder = pool.path / "prepared" / "abc"
 
     def interrupted(shards: Path) -> pl.DataFrame:
         halved(pool, shards)
         (shards / ".00001.tar.123.partial").write_text("half")
-        raise KeyboardInterrupt
+        raise error
 
     def finished(shards: Path) -> pl.DataFrame:
         assert (shards / "00000.tar").exists()
         return halved(pool, shards)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         Store.build(folder, interrupted)
     assert not folder.exists()
     Store.build(folder, finished)

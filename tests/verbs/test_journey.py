@@ -16,7 +16,7 @@ import pytest
 from small_pool import KEY, disc, make_pool
 
 from medssl.core.errors import CorruptShard, EncoderError, GateRefused, Preempted, SelectionError, TrainingError
-from medssl.core.types import Role
+from medssl.core.types import Role, Signal
 from medssl.data.prepare import prepare
 from medssl.engine.loop import Session
 from medssl.pool.pool import Pool
@@ -26,10 +26,10 @@ from medssl.verbs import evaluate as evaluating
 from medssl.verbs.finetune import finetune
 from medssl.verbs.import_labels import import_labels
 from medssl.verbs.predict import predict
-from medssl.verbs.pretrain import pretrain
+from medssl.verbs.pretrain import fit, pretrain
 from medssl.verbs.review import review
 from medssl.verbs.select import select
-from medssl.verbs.signals import doubt_about
+from medssl.verbs.signals import doubt_about, read_signals
 
 FAST = ["loop.epochs=2", "tasks.shape.loop.epochs=2", "selection.pretext.loop.epochs=1", "evaluation.bootstrap=100"]
 
@@ -179,6 +179,41 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped(
     assert resumed.data["scores"] == whole.data["scores"]
     with pytest.raises(TrainingError, match="no unfinished finetune run"):
         finetune(study, allow_no_go=True, resume=True)
+
+
+def test_a_pretext_stopped_while_selecting_goes_on_and_equals_one_never_stopped(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["selection.pretext.loop.epochs=3", "watch.pictures_epochs=0"]
+    whole, stopped = (
+        load_study_with(study, *overrides, f"workspace={place}") for place in (tmp_path / "whole", study.workspace)
+    )
+    pool, pretext = Pool.open(study.pool), whole.selection.pretext
+    assert pretext is not None
+    data = prepare(pool, whole.prepare)
+    fit(whole, pretext, pool, data, kind="pretext")
+    losses = partial(read_signals, stopped, pool, data, frozenset({Signal.PRETEXT_LOSSES}), "shape")
+    for stop in (2, 4):  # the second stop is of a run that goes on
+        with monkeypatch.context() as patch:
+            patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=stop))
+            with pytest.raises(Preempted, match=f"step {stop} of .* run the verb again"):
+                losses()
+    assert losses().parents.keys() == {"pretext"}
+    (run,) = [r for r in read_runs(study.workspace) if r.kind == "pretext"]
+    (other,) = [r for r in read_runs(tmp_path / "whole") if r.kind == "pretext"]
+    assert (run.folder / "encoder.safetensors").read_bytes() == (other.folder / "encoder.safetensors").read_bytes()
+
+
+def test_a_pretext_that_may_still_be_training_is_left_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=2))
+        with pytest.raises(Preempted):
+            select(study)
+    (folder,) = study.workspace.glob("runs/pretext-*")
+    journal = folder / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))  # it has not said how it ended
+    select(study)
+    assert sorted(r.status for r in read_runs(study.workspace) if r.kind == "pretext") == ["finished", "unfinished"]
 
 
 def test_resuming_nothing_or_a_changed_study_is_one_line(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,25 @@ def test_two_processes_leave_the_encoder_of_one(distribution: str, tmp_path: Pat
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
     assert len(list((tmp_path / "2" / "runs").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_table_of_one_with_its_losses(tmp_path: Path) -> None:
+    make_pool(tmp_path / "pool", 150)  # more volumes than a chunk holds
+    study = tmp_path / "small.yaml"
+    study.write_text(STUDY.format(pool=tmp_path / "pool", workspace=tmp_path / "work"))
+    trained = launched(study, "pretrain", "loop.epochs=1", num=1)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    tables = []
+    for num in (1, 2):
+        shutil.rmtree(tmp_path / "work" / "scores", ignore_errors=True)
+        out = tmp_path / f"{num}.parquet"
+        ended = launched(study, "embed", "loop.epochs=1", "--losses", "--out", str(out), num=num)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        parts = sorted(p.name for p in (tmp_path / "work" / "scores").rglob("*.parquet"))
+        assert parts == [f"{name}-{chunk:06d}.parquet" for name in ("embedding", "loss") for chunk in range(2)]
+        tables.append(out.read_bytes())
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.slow

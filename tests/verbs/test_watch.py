@@ -135,7 +135,8 @@ def test_collapse_is_looked_for_in_the_student_and_transfer_in_the_teacher(
 ) -> None:
     asked = study("method={name: dino, prototypes: 16, hidden: 16, bottleneck: 8}")
     made, notes = make_method(asked, dev, asked.seed), list[str]()
-    watched = watch(asked, asked, dev, made, tmp_path, feed_of(asked, asked, dev), torch.device("cpu"), notes.append)
+    feed = feed_of(asked, asked, dev, made)
+    watched = watch(asked, asked, dev, made, tmp_path, feed, torch.device("cpu"), notes.append)
     features: Any = [monitor for monitor in watched.monitors if isinstance(monitor, RepresentationMonitor)]
     assert [(one.encoder, set(one.start), set(one.floors)) for one in features] == [
         (made.encoder, {"feature_std", "rankme"}, {"feature_std", "rankme"}),
@@ -167,14 +168,15 @@ def test_a_captured_step_of_a_real_pool_is_drawn_again_bit_for_bit(
 
         return step
 
-    plugin = type(make_method(asked, dev, asked.seed))
+    made = make_method(asked, dev, asked.seed)
+    plugin = type(made)
     monkeypatch.setattr(plugin, "training_step", spoiled(plugin.training_step))
     pretrain(asked)
     run = latest(asked)
     path = run.folder / "nonfinite" / "step-00000002.json"
     assert any("step 2: loss or gradient not finite" in note for note in run.notes)
     volumes = dev.catalog.volumes["volume"].to_list()
-    (again,) = replay(path, feed_of(asked, asked, dev), volumes, torch.device("cpu"))
+    (again,) = replay(path, feed_of(asked, asked, dev, made), volumes, torch.device("cpu"))
     assert torch.equal(again.images[0], seen[2].images[0])
     assert torch.equal(again.keys, seen[2].keys)
 
