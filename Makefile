@@ -25,13 +25,15 @@ test-slow: .venv/developer
 
 # LightlySSL (MIT) is only timed, never imported by the product; facebookresearch/mae (CC-BY-NC) belongs in $(PEERS)/mae
 peers: .venv/developer
-	$(BIN)/python -m pip install --quiet --no-deps --target $(PEERS) lightly lightly-utils einops
+	$(BIN)/python -m pip install --quiet --no-deps --target $(PEERS) lightly lightly-utils einops dcm2niix dicom2nifti SimpleITK itk itk-core itk-io itk-numerics itk-filtering itk-registration itk-segmentation
 
 bench: .venv/developer
 	$(BENCH)/bench_mae.py --model S16 Ti8 --precision fp32 bf16
 	$(BENCH)/bench_dino.py --peer $(PEERS)
 	$(BENCH)/bench_loader.py
 	$(BENCH)/bench_scoring.py
+	$(BENCH)/bench_ingest.py
+	$(BENCH)/bench_index.py
 
 bench-gpu: .venv/developer
 	$(BENCH)/bench_mae.py --device cuda --precision bf16 --model B16 L16 3d-B96 --compile

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from medssl.core.errors import MedsslError
+from medssl.core.errors import EXIT_PREEMPTED, MedsslError
 
 app = typer.Typer(
     name="medssl",
@@ -72,7 +73,14 @@ def _study(path: Path, overrides: list[str] | None) -> Any:
 
 @app.command(epilog="Example: medssl ingest /data/export --pool pools/chest --labels labels.csv --workers 2")
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE…", help="folders or files", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="folders, files, .zip, .tar, .tar.gz, DICOMDIR, s3://…, dicomweb+https://…",
+            show_default=False,
+        ),
+    ],
     pool: Annotated[Path, typer.Option("--pool", metavar="DIR", help="new, or extended", show_default=False)],
     labels: Annotated[
         Path | None, typer.Option(metavar="CSV", help="keyed by path, SOP/series/study UID or patient id")
@@ -92,28 +100,89 @@ def ingest(
     prepare: Annotated[
         Path | None, typer.Option(metavar="STUDY.yaml", help="store nothing but what this study's prepare makes of it")
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://…", help="work on a Dask cluster; pool and sources on shared disks")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget what a stopped run has done")] = False,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="resample series with missing or uneven slices, flagged")
+    ] = False,
+    burned_in: Annotated[
+        Literal["quarantine", "mask", "accept"],
+        typer.Option(help="images of kinds that write text into pixels, or say so (ultrasound, secondary capture, XA)"),
+    ] = "quarantine",
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="PNG, JPEG, TIFF, BMP to take, by path, with what is known of them"),
+    ] = None,
+    quarantine_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="all quarantined files with reasons; keep it safe")
+    ] = None,
     json: Json = False,
 ) -> None:
     """DICOM and NIfTI into a pool: every file accounted for, nothing identifying inside.
 
     NIfTI: the patient is sub-… of the path, else the case folder (p1/t1.nii, p2/t1.nii), else the file name.
+    DICOMweb: dicomweb+https://host/dicom-web?Modality=CT, or …/studies/UID/series/UID; credentials in
+    MEDSSL_DICOMWEB_TOKEN, or MEDSSL_DICOMWEB_USER and MEDSSL_DICOMWEB_PASSWORD. S3: in the usual AWS_… variables.
     """
-    options = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key, "linkage": linkage}
-    options["workspace"] = workspace
+    given = [source if "://" in source else Path(source) for source in sources]
+    options: dict[str, Any] = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key}
+    options |= {"linkage": linkage, "workspace": workspace, "scheduler": scheduler, "fresh": fresh}
+    options["quarantine_list"] = quarantine_list
+    options["images"] = images
+    options["rules"] = import_module("medssl.ingest.rules").Rules(allow_gaps=allow_gaps, burned_in=burned_in)
     chosen = _study(prepare, None).prepare if prepare is not None else None
-    _call("ingest:ingest", sources, pool, as_json=json, modality=modality, prepare=chosen, **options)
+    _call("ingest:ingest", given, pool, as_json=json, modality=modality, prepare=chosen, **options)
 
 
-@pool_app.command("info", epilog="Example: medssl pool info pools/chest")
-def pool_info(pool: PoolFolder, json: Json = False) -> None:
+@pool_app.command("info", epilog="Example: medssl pool info pools/chest --html pool.html")
+def pool_info(
+    pool: PoolFolder,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
+    json: Json = False,
+) -> None:
     """Count what a pool holds, and what became of every input file."""
-    _call("pool:info", pool, as_json=json)
+    _call("pool:info", pool, as_json=json, html=html)
 
 
 @pool_app.command("verify", epilog="Example: medssl pool verify pools/chest")
 def pool_verify(pool: PoolFolder, json: Json = False) -> None:
     """Check every stored byte and every promise of the catalog."""
     _call("pool:verify", pool, as_json=json)
+
+
+@pool_app.command("export-nifti", epilog="Example: medssl pool export-nifti pools/chest nifti/ --role dev")
+def pool_export_nifti(
+    pool: PoolFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="new, empty, or an earlier export", show_default=False)],
+    volume: Annotated[list[str] | None, typer.Option(metavar="ID", help="only these; may be repeated")] = None,
+    study: Annotated[list[str] | None, typer.Option(metavar="ID", help="only of these; may be repeated")] = None,
+    role: Annotated[list[str] | None, typer.Option(metavar="dev|val|test", help="only of these")] = None,
+    json: Json = False,
+) -> None:
+    """Write volumes as NIfTI in RAS+: OUT/<patient>/<study>/<volume>.nii.gz, pseudonyms only."""
+    options = {"volumes": volume or [], "studies": study or [], "roles": role or []}
+    _call("export_nifti:export_nifti", pool, out, as_json=json, **options)
+
+
+@pool_app.command("remove", epilog="Example: medssl pool remove pools/chest --patient 4711 --issuer north")
+def pool_remove(
+    pool: PoolFolder,
+    patient: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="original id, or pseudonym; may be repeated")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="more of them, one a line")] = None,
+    issuer: Annotated[str, typer.Option(metavar="TEXT", help="of the original ids")] = "",
+    key: KeyFile = None,
+    workspace: Annotated[Path, typer.Option(metavar="DIR", help="whose runs and worklists are looked through")] = Path(
+        "workspace"
+    ),
+    json: Json = False,
+) -> None:
+    """Erase patients for good: voxels, rows, labels, prepared stores; names the runs that used them."""
+    options = {"listed": file, "issuer": issuer, "key_file": key, "workspace": workspace}
+    _call("remove:remove", pool, patient or [], as_json=json, **options)
 
 
 @pool_app.command("pull", epilog="Example: medssl pool pull s3://bucket/chest pools/chest --most-gb 200")
@@ -269,8 +338,16 @@ def doctor(json: Json = False) -> None:
     _call("doctor:doctor", as_json=json)
 
 
+def _terminate(*_: object) -> NoReturn:
+    """Unwind as for an interrupt from the keyboard; training, which has more to save, listens to SIGTERM itself."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write("stopped by SIGTERM; run the same command again to go on\n")
+    raise SystemExit(EXIT_PREEMPTED)
+
+
 def main() -> None:
     """Run the command line; an error that the user can mend is one line on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except MedsslError as error:

@@ -13,6 +13,7 @@ from medssl.cli import app, main
 VERBS = [
     "ingest", "plan", "pretrain", "evaluate", "embed", "select-for-labeling", "import-labels", "finetune", "predict",
     "review", "demo", "methods", "strategies", "encoders", "doctor", "pool info", "pool verify", "pool pull",
+    "pool remove", "pool export-nifti",
 ]  # fmt: skip
 
 

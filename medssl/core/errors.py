@@ -14,6 +14,8 @@ MedsslError                 2   one line: what, which value, what would be right
 └── Preempted              75   stopped by a signal after saving; resume
 """
 
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits: a scheduler may start the same command again
+
 
 class MedsslError(Exception):
     """An error that the user can mend; its message is one line without any patient identifier."""
@@ -66,4 +68,4 @@ class GateRefused(MedsslError):
 class Preempted(MedsslError):
     """Training was stopped by a signal after saving a checkpoint."""
 
-    exit_code = 75
+    exit_code = EXIT_PREEMPTED

@@ -34,12 +34,29 @@ def normalise(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfi
 
 
 def picture(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfig) -> NDArray[np.float32]:
-    """Return what a person looks at: ``Y X`` or ``Y X C`` in [0, 1], full resolution, middle slice of a stack."""
+    """Return what a person looks at: ``Y X`` or ``Y X C`` in [0, 1], full resolution, middle slice and time of a stack.
+
+    A slice with a place is turned upright: head or face up, the patient's right side (the face, seen sideways) left.
+    """
     channels = 3 if row["axes"].endswith("C") else 1
+    if row["axes"].startswith("T"):
+        voxels, row = voxels[len(voxels) // 2], {**row, "axes": row["axes"][1:]}
     image = normalise(voxels, row, config.model_copy(update={"channels": channels}))  # C *S
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
+    if row["affine"] is not None:
+        image = _upright(image, np.reshape(row["affine"], (4, 4)))
     return np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+
+
+def _upright(image: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Flip ``C Y X`` so that its rows run to posterior or inferior, its columns to left or posterior (LPS)."""
+    runs_on = np.array([1, 1, -1])
+    for axis, direction in ((1, affine[:3, 1]), (2, affine[:3, 0])):
+        along = np.abs(direction).argmax()
+        if direction[along] * runs_on[along] < 0:
+            image = np.flip(image, axis)
+    return image
 
 
 def intensity_range(tissue: NDArray[np.float32], row: Mapping[str, Any], config: PrepareConfig) -> tuple[float, float]:

@@ -28,15 +28,16 @@ from medssl.pool.tables import save
 
 __all__ = ["PrepareConfig", "Preparer", "normalise", "picture", "prepare", "prepared_folder"]
 
-VERSION = 2  # of the transforms: another one prepares anew
+VERSION = 3  # of the transforms: another one prepares anew
 
 
 def prepare(pool: Pool, config: PrepareConfig, *, workers: int = 1) -> Prepared:
     """Return the prepared form of ``pool``, made now or found from before.
 
     Volumes whose axes are not those of ``config.shape`` are left out, and counted on stderr when the rest is made.
-    Killed at any point, the next call goes on with the shards that are whole. With ``workers`` > 1 the calling script
-    must be importable (``if __name__ == "__main__"``).
+    Every time point of a volume is a sample of its own (``catalog.moment``). Killed at any point, the next call goes on
+    with the shards that are whole. With ``workers`` > 1 the calling script must be importable
+    (``if __name__ == "__main__"``).
 
     Raises:
         PoolError: no volume fits ``config.shape``, or ``ingest --prepare`` made the pool for another configuration.

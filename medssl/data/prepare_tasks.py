@@ -22,9 +22,9 @@ from medssl.data.intensity import normalise
 from medssl.data.prepare_config import PrepareConfig
 from medssl.data.transforms import place, tissue_points
 from medssl.ingest.executors import Died, Workers
-from medssl.pool.catalog import VOLUMES
+from medssl.pool.catalog import VOLUMES, moment
 from medssl.pool.frames import Codec
-from medssl.pool.reader import VolumeReader
+from medssl.pool.reader import Box, VolumeReader
 from medssl.pool.shards import ShardWriter
 from medssl.pool.tables import save
 
@@ -59,8 +59,8 @@ class Preparer:
         return self.config.codec
 
     def takes(self, axes: str) -> bool:
-        """Return whether a volume of these axes has as many spatial ones as ``shape``, and no time."""
-        return axes.strip("C") == "ZYX"[-len(self.config.shape) :]
+        """Return whether a volume of these axes has as many spatial ones as ``shape``."""
+        return axes.strip("CT") == "ZYX"[-len(self.config.shape) :]
 
     def __call__(self, voxels: NDArray[Any], row: Mapping[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
         """Return the prepared array ``C *S`` and the catalog columns that describe it."""
@@ -118,13 +118,26 @@ def planned(source: Path, folder: Path, preparer: Preparer, volumes: pl.DataFram
 
 def num_bytes(row: Mapping[str, Any], config: PrepareConfig) -> int:
     """Return about how many bytes a volume will take."""
-    num = prod(config.shape)
+    num, times = prod(config.shape), row["axes"].startswith("T")
     if config.fit == "crop":
-        extent = prod(row["shape"][: len(config.shape)])
+        extent = prod(row["shape"][times : times + len(config.shape)])
         if config.spacing_mm is not None and row["spacing_mm"] is not None:
             extent = round(extent * prod(row["spacing_mm"]) / prod(config.spacing_mm))
         num = max(num, extent)
-    return 2 * config.channels * num
+    return 2 * config.channels * num * (row["shape"][0] if times else 1)
+
+
+def moments(row: Mapping[str, Any]) -> Iterator[tuple[Box | None, dict[str, Any]]]:
+    """Yield what to read of a volume and a row for it: all of it, or one time point after the other."""
+    if not row["axes"].startswith("T"):
+        yield None, dict(row)
+        return
+    for index in range(row["shape"][0]):
+        name = moment(row["volume"], index)
+        yield (
+            (slice(index, index + 1),),
+            {**row, "volume": name, "axes": row["axes"][1:], "shape": row["shape"][1:]},
+        )
 
 
 def prepare_shard(task: ShardTask) -> pl.DataFrame:
@@ -134,8 +147,10 @@ def prepare_shard(task: ShardTask) -> pl.DataFrame:
         return pl.read_parquet(table)
     reader, rows = VolumeReader(task.source, task.volumes), []
     with ShardWriter(task.folder, task.shard, task.preparer.codec) as writer:
-        for index, row in enumerate(task.volumes.iter_rows(named=True)):
-            voxels = reader.read(index)
+        samples = ((i, *m) for i, row in enumerate(task.volumes.iter_rows(named=True)) for m in moments(row))
+        for index, box, row in samples:
+            voxels = reader.read(index, box)
+            voxels = voxels if box is None else voxels[0]
             try:
                 array, columns = task.preparer(voxels, row)
             except Exception as error:

@@ -18,7 +18,7 @@ def sheet(originals: Tensor, views: Sequence[Tensor]) -> NDArray[np.float32]:
     A volume is shown by the middle slice of each axis, side by side. Small views keep their scale, in the middle of
     their tile.
     """
-    columns = [plane for images in (originals, *views) for plane in _planes(images.detach().cpu().float())]  # B C Y X
+    columns = [plane for images in (originals, *views) for plane in planes(images.detach().cpu().float())]  # B C Y X
     height = max(plane.shape[2] for plane in columns)
     rows = torch.cat([_tile(plane, height) for plane in columns], dim=3)  # B C GAP+Y all
     whole = torch.cat(list(rows), dim=1)[:, GAP:, GAP:]
@@ -26,10 +26,14 @@ def sheet(originals: Tensor, views: Sequence[Tensor]) -> NDArray[np.float32]:
     return shown
 
 
-def _planes(images: Tensor) -> list[Tensor]:
+def planes(images: Tensor) -> list[Tensor]:
+    """Return ``B C Y X`` pictures of ``B C *S``: the images, or the middle plane of each axis of the volumes.
+
+    Prepared volumes run towards superior, anterior, right; they are shown head up, face up or left, right side left.
+    """
     if images.ndim == 4:
         return [images]
-    return [images.select(axis, images.shape[axis] // 2) for axis in (2, 3, 4)]
+    return [images.select(axis, images.shape[axis] // 2).flip(-2, -1) for axis in (2, 3, 4)]
 
 
 def _tile(plane: Tensor, height: int) -> Tensor:

@@ -21,6 +21,7 @@ from medssl.data.prepare_config import PrepareConfig
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+MAX_SHEAR_DEGREES = 0.5  # of axes that count as orthogonal, as where volumes are flagged "gantry_tilt"
 TISSUE = 0.1  # of the prepared range: above air in CT from -1000 to 1000 HU and above the noise of MR
 MARGIN = 2  # voxels of air left around tissue
 NUM_POINTS = 32
@@ -41,7 +42,8 @@ class Placed:
 def place(image: NDArray[np.float32], row: Mapping[str, Any], config: PrepareConfig) -> Placed:
     """Return ``image`` (``C *S`` in [0, 1]) as ``config`` asks, from the spacing and affine of its catalog row.
 
-    A volume without a usable affine keeps its orientation (flag ``unoriented``); without spacing, also its sampling
+    A volume whose axes are not orthogonal (a tilted gantry) is resampled to a grid that is, first; air is outside. A
+    volume without a usable affine keeps its orientation (flag ``unoriented``); without spacing, also its sampling
     (flag ``unknown_spacing``, where a spacing is asked for).
     """
     from monai.data import MetaTensor
@@ -57,7 +59,7 @@ def place(image: NDArray[np.float32], row: Mapping[str, Any], config: PrepareCon
         known[range(ndim), range(ndim)] = spacing
     placed = MetaTensor(torch.from_numpy(np.ascontiguousarray(image)), affine=torch.from_numpy(known))
     if affine is not None:
-        placed = Orientation(**RAS_ARRAY)(placed)
+        placed = Orientation(**RAS_ARRAY)(_straight(placed))
     if config.foreground:
         placed = _without_air(placed)
     is_scaled = affine is not None or spacing is not None
@@ -103,6 +105,28 @@ def tissue_points(image: NDArray[np.float16], volume: str) -> NDArray[np.int32]:
     drawn = np.arange(NUM_POINTS) + generator("foreground", volume).random(NUM_POINTS)
     chosen = tissue[(drawn / NUM_POINTS * tissue.size).astype(np.int64)]
     return np.stack(np.unravel_index(chosen, shape), axis=1).astype(np.int32)
+
+
+def _straight(image: MetaTensor) -> MetaTensor:
+    """Resample ``C Z Y X`` whose axes lean to a grid that keeps rows, and planes where it can, and holds all of it."""
+    from monai.transforms import SpatialResample
+
+    axes = image.affine.numpy()[:3, :3]
+    directions = axes / np.linalg.norm(axes, axis=0)
+    if np.abs(directions.T @ directions - np.eye(3)).max() <= np.sin(np.radians(MAX_SHEAR_DEGREES)):
+        return image
+    right, upper = np.linalg.qr(axes[:, ::-1])  # x first: it stays; y within the planes; z becomes their normal
+    grid = (right * upper.diagonal())[:, ::-1]  # in mm, for a step along z, y, x
+    steps = np.linalg.solve(grid, axes)  # in voxels of the grid, for a step along the leaning axes
+    ends = steps * (np.array(image.shape[1:]) - 1)  # how far each axis reaches
+    low, high = np.floor(np.minimum(ends, 0).sum(1) + 1e-3), np.ceil(np.maximum(ends, 0).sum(1) - 1e-3)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = grid, image.affine.numpy()[:3, 3] + grid @ low
+    size = tuple(int(n) + 1 for n in high - low)
+    resampled: MetaTensor = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)(
+        image, dst_affine=torch.from_numpy(affine), spatial_size=size
+    )
+    return resampled
 
 
 def _without_air(image: MetaTensor) -> MetaTensor:

@@ -1,51 +1,91 @@
-"""Forgiving access to the values of a data set: an absent or undecodable value is absent, never an exception."""
+"""Forgiving access to the values of elements: an absent or undecodable value is absent, never an exception."""
 
 from __future__ import annotations
 
 import math
 import re
-from functools import cache
-from typing import Any
+import struct
+from functools import cache, cached_property
 
-from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from medssl.dicom.elements import Found
 from medssl.dicom.reasons import DicomProblem, Reason
+
+BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "AT": "HH", "UV": "Q", "SV": "q"}
+IN_ANY_SCRIPT = frozenset({"LO", "PN", "SH", "LT", "ST", "UC", "UT"})
+DELIMITERS = {0x0D, 0x0A, 0x09, 0x0C, ord("\\"), ord("^"), ord("=")}
+CHARACTER_SET = 0x00080005
+PRIVATE = {  # which vendors put where; names of ours
+    "SiemensBlock": (0x00190010, "LO"),
+    "SiemensTiles": (0x0019100A, "US"),
+    "SiemensBValue": (0x0019100C, "IS"),
+    "SiemensGradient": (0x0019100E, "FD"),
+    "SiemensNormal": (0x00191027, "FD"),
+    "SiemensCSA": (0x00291010, "OB"),
+    "GEBValue": (0x00431039, "IS"),
+    "GEGradientX": (0x001910BB, "DS"),
+    "GEGradientY": (0x001910BC, "DS"),
+    "GEGradientZ": (0x001910BD, "DS"),
+    "PhilipsBValue": (0x20011003, "FL"),
+    "PhilipsGradient": (0x20011004, "CS"),
+}
 
 
 class Fields:
-    """The values of ``dataset`` by keyword."""
+    """The values of elements by keyword, looked up in the first of ``layers`` that has them.
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    Attributes:
+        replaced: whether some text had bytes that its character set does not know.
+    """
 
-    def get(self, keyword: str) -> Any:
-        """Return the value, or None."""
-        tag = _tag(keyword)
-        try:
-            value = self.dataset[tag].value if tag in self.dataset else None
-        except Exception:  # a value that its VR does not allow; pydicom raises nearly anything
-            return None
-        return None if value == "" else value
+    def __init__(self, *layers: Found, little: bool = True, charset: Fields | None = None) -> None:
+        self.layers, self.little, self.replaced = layers, little, False
+        self._charset = charset
+
+    def inside(self, *layers: Found) -> Fields:
+        """Return the fields of an item: its own before these."""
+        return Fields(*layers, *self.layers, little=self.little, charset=self._charset or self)
+
+    def only(self, *layers: Found) -> Fields:
+        """Return the fields of an item alone."""
+        return Fields(*layers, little=self.little, charset=self._charset or self)
+
+    def raw(self, keyword: str) -> tuple[str, bytes]:
+        """Return VR and value; blank where there is none."""
+        tag, vr = tag_of(keyword)
+        for layer in self.layers:
+            if tag in layer and layer[tag][1]:
+                named, value = layer[tag]
+                return (named.decode() if named not in (b"", b"UN") else vr), value
+        return vr, b""
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return all values as text without padding."""
-        value = self.get(keyword)
-        many = value if isinstance(value, MultiValue | list | tuple) else [value]
-        return tuple(str(v).strip(" \0") for v in many if v is not None)
+        vr, value = self.raw(keyword)
+        if not value:
+            return ()
+        if vr in BINARY:
+            return tuple(map(str, self._binary(vr, value)))
+        return tuple(part.strip(" \0") for part in self._decoded(vr, value).split("\\"))
 
     def text(self, keyword: str) -> str:
         """Return the first value as text without padding; empty where there is none."""
         return next(iter(self.texts(keyword)), "")
 
-    def numbers(self, keyword: str, num: int) -> tuple[float, ...] | None:
-        """Return the first ``num`` values as finite numbers, or None."""
+    def numbers(self, keyword: str, num: int | None = None) -> tuple[float, ...] | None:
+        """Return the first ``num`` values (all, if None) as finite numbers, or None."""
+        vr, value = self.raw(keyword)
         try:
-            found = tuple(float(text) for text in self.texts(keyword)[:num])
+            if vr in BINARY:
+                found = tuple(float(v) for v in self._binary(vr, value)[:num])
+            else:
+                found = tuple(float(text) for text in value.strip(b" \0").split(b"\\")[:num])
         except ValueError:
             return None
-        return found if len(found) == num and all(map(math.isfinite, found)) else None
+        is_whole = len(found) == (num or len(found)) > 0
+        return found if is_whole and all(map(math.isfinite, found)) else None
 
     def number(self, keyword: str) -> float | None:
         """Return the first value as a finite number, or None."""
@@ -58,7 +98,7 @@ class Fields:
         Raises:
             DicomProblem: not an integer, or absent without a default.
         """
-        if default is not None and not self.texts(keyword):
+        if default is not None and not self.text(keyword):
             return default
         found = self.number(keyword)
         if found is None or found != int(found):
@@ -67,18 +107,51 @@ class Fields:
 
     def shorts(self, keyword: str, *, signed: bool) -> tuple[int, ...]:
         """Return 16-bit values whose VR depends on the pixels (US or SS), whatever VR the writer chose."""
-        value = self.get(keyword)
-        if isinstance(value, bytes):  # implicit VR, which is little endian, leaves the choice open
-            values = [int.from_bytes(value[i : i + 2], "little") for i in range(0, len(value) - 1, 2)]
+        vr, value = self.raw(keyword)
+        if vr in ("DS", "IS"):
+            values: tuple[float, ...] = tuple(int(t) for t in self.texts(keyword) if re.fullmatch(r"-?\d{1,6}", t))
         else:
-            values = [int(t) for t in self.texts(keyword) if re.fullmatch(r"-?\d+", t)]
-        wrapped = [v & 0xFFFF if -0x8000 <= v <= 0xFFFF else v for v in values]
-        return tuple(v - 0x10000 if signed and 0x8000 <= v <= 0xFFFF else v for v in wrapped)
+            values = self._binary(vr if vr in BINARY else "US", value)
+        wrapped = [int(v) & 0xFFFF for v in values if -0x8000 <= v <= 0xFFFF]
+        return tuple(v - 0x10000 if signed and v >= 0x8000 else v for v in wrapped)
+
+    def _binary(self, vr: str, value: bytes) -> tuple[float, ...]:
+        size = struct.calcsize("<" + BINARY[vr])
+        num = len(value) // size
+        return struct.unpack(("<" if self.little else ">") + BINARY[vr] * num, value[: num * size])
+
+    def _decoded(self, vr: str, value: bytes) -> str:
+        if value.isascii() and b"\x1b" not in value:
+            return value.decode("ascii")
+        if vr not in IN_ANY_SCRIPT:
+            return value.decode("latin-1")
+        try:
+            text = decode_bytes(value, (self._charset or self).encodings, DELIMITERS)
+        except Exception:  # a character set that contradicts itself
+            text = value.decode("ascii", "replace")
+        self.replaced |= "\ufffd" in text
+        return text
+
+    @cached_property
+    def encodings(self) -> list[str]:
+        """The Python names of the character sets of this data set; of unknown ones, the default."""
+        named = next((layer[CHARACTER_SET][1] for layer in self.layers if CHARACTER_SET in layer), b"")
+        return convert_encodings([part.strip(" \0") for part in named.decode("latin-1").split("\\")])
 
 
 @cache
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
+def tag_of(keyword: str) -> tuple[int, str]:
+    """Return tag and VR of a keyword; where the standard leaves the VR open, the first.
+
+    Raises:
+        KeyError: there is no such keyword.
+    """
+    if keyword in PRIVATE:
+        return PRIVATE[keyword]
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag, dictionary_VR(tag)[:2]
 
 
 def words_of(*texts: str) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ POSITION_TOLERANCE_MM = 1e-3
 SPACING_TOLERANCE = 0.02  # of the spacing
 MIN_SPACING_TOLERANCE_MM = 0.02
 MAX_SHEAR_DEGREES = 0.5
+STRAY_GAPS = 5  # usual gaps away from all others: a scout, no slice beyond missing ones
+MOST_STRAYS = 0.25  # of the slices
+MOST_MADE_UP = 4  # planes a slice that resampling may make
 
 
 @dataclass(frozen=True)
@@ -26,45 +30,58 @@ class Grid:
     Attributes:
         order: indices of the given planes, first slice first.
         spacing_mm: between slices (along the normal), rows, columns: the order of the axes ``Z Y X``.
-        affine: 16 numbers, row by row, from the voxel (x = column, y = row, z = slice, 1) to LPS mm.
+        affine: 16 numbers, row by row, from the voxel (x = column, y = row, z = slice, 1) to LPS mm. Where the gantry
+            was tilted its third column leans away from the normal.
+        is_tilted: whether it does.
+        slices_mm: where the slices lie, along the normal from the first, if the planes of the grid are others.
     """
 
     order: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
     affine: tuple[float, ...]
+    is_tilted: bool = False
+    slices_mm: tuple[float, ...] = ()
+
+    @property
+    def num_planes(self) -> int:
+        """The extent of the axis ``Z``."""
+        return round(self.slices_mm[-1] / self.spacing_mm[0]) + 1 if self.slices_mm else len(self.order)
 
 
 def is_located(plane: Plane) -> bool:
     """Return whether position, orthonormal orientation and spacing are there."""
     if plane.position is None or plane.orientation is None or plane.spacing_mm is None:
         return False
-    row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
-    return bool(
-        abs(row @ row - 1) < COSINE_TOLERANCE
-        and abs(column @ column - 1) < COSINE_TOLERANCE
-        and abs(row @ column) < COSINE_TOLERANCE
-    )
+    row, column = plane.orientation[:3], plane.orientation[3:]
+    products = (sum(map(mul, one, other)) for one, other in ((row, row), (column, column), (row, column)))
+    return all(abs(found - right) < COSINE_TOLERANCE for found, right in zip(products, (1, 1, 0), strict=True))
 
 
 def is_parallel(one: Plane, other: Plane) -> bool:
     """Return whether two located planes share directions and spacing, so that they can be slices of one volume."""
+    if (one.orientation, one.spacing_mm) == (other.orientation, other.spacing_mm):
+        return True
     directions = np.subtract(one.orientation or (), other.orientation or ())
     spacings = np.divide(one.spacing_mm or (), other.spacing_mm or ())
     return bool(np.abs(directions).max() < COSINE_TOLERANCE and np.abs(spacings - 1).max() < 1e-3)
 
 
 def depths(planes: Sequence[Plane]) -> NDArray[np.float64]:
-    """Return the distance of each located plane from the origin along the normal of the first, in mm."""
+    """Return the distance of each located plane from the origin along their normal, in mm, whatever their order."""
     positions = np.array([plane.position for plane in planes], float)
-    found: NDArray[np.float64] = positions @ _normal(planes[0])
+    found: NDArray[np.float64] = positions @ _normal(min(planes, key=lambda plane: plane.position or ()))
     return found
 
 
-def stack(planes: Sequence[Plane]) -> Grid:
+def stack(planes: Sequence[Plane], *, allow_gaps: bool = False) -> Grid:
     """Order parallel planes and return their grid.
 
+    With ``allow_gaps`` uneven slices get the grid of the finest regular spacing among them, first and last plane
+    included; ``slices_mm`` then says where the slices are.
+
     Raises:
-        DicomProblem: one slice, two at one place, shear (a tilted gantry), missing slices, uneven spacing.
+        DicomProblem: one slice, two at one place, slices off the line of the others, missing slices, uneven spacing
+            (with ``allow_gaps`` only one that ``MOST_MADE_UP`` planes a slice cannot fill).
     """
     if not all(map(is_located, planes)):
         raise DicomProblem(Reason.NO_GEOMETRY)
@@ -76,16 +93,48 @@ def stack(planes: Sequence[Plane]) -> Grid:
     if gaps.min() < POSITION_TOLERANCE_MM:
         raise DicomProblem(Reason.DUPLICATE_POSITION)
     positions = np.array([planes[i].position for i in order], float)
-    _expect_straight(positions, _normal(planes[0]))
-    _expect_even(gaps)
-    step = (positions[-1] - positions[0]) / len(gaps)
     first = planes[int(order[0])]
+    shear = _shear_degrees(positions, _normal(first))
+    uneven = _unevenness(gaps)
+    num_steps = len(gaps) if uneven is None else _num_steps(gaps)
+    if uneven is not None and (not allow_gaps or num_steps >= MOST_MADE_UP * len(planes)):
+        raise DicomProblem(uneven)
     between_rows, between_columns = first.spacing_mm or (1.0, 1.0)
     return Grid(
         order=tuple(int(i) for i in order),
-        spacing_mm=(float(gaps.mean()), between_rows, between_columns),
-        affine=_affine(first, step),
+        spacing_mm=(float(gaps.sum() / num_steps), between_rows, between_columns),
+        affine=_affine(first, (positions[-1] - positions[0]) / num_steps),
+        is_tilted=shear > MAX_SHEAR_DEGREES,
+        slices_mm=() if uneven is None else tuple(float(d) for d in depth[order] - depth[order[0]]),
     )
+
+
+def strays(planes: Sequence[Plane]) -> frozenset[int]:
+    """Return the few planes that lie far from all others, or at one end off their line, such as a scout's.
+
+    The others may still be no even stack; nothing is astray where that cannot be told from missing slices.
+    """
+    if len(planes) < 4 or not all(map(is_located, planes)):
+        return frozenset()
+    depth = depths(planes)
+    order = np.argsort(depth, kind="stable")
+    gaps = np.diff(depth[order])
+    runs = np.split(order, np.flatnonzero(gaps > STRAY_GAPS * np.median(gaps)) + 1)
+    found = frozenset(order.tolist()) - frozenset(max(runs, key=len).tolist())
+    if not found and _is_bent([planes[i] for i in order]):
+        cut = {end: [planes[i] for i in order if i != end] for end in (int(order[0]), int(order[-1]))}
+        ends = [end for end, left in cut.items() if not _is_bent(left)]
+        found = frozenset(ends if len(ends) == 1 else ())
+    return found if len(found) <= MOST_STRAYS * len(planes) else frozenset()
+
+
+def _is_bent(planes: Sequence[Plane]) -> bool:
+    """Return whether ordered planes do not lie on one line."""
+    try:
+        _shear_degrees(np.array([plane.position for plane in planes], float), _normal(planes[0]))
+    except DicomProblem:
+        return True
+    return False
 
 
 def _normal(plane: Plane) -> NDArray[Any]:
@@ -95,28 +144,46 @@ def _normal(plane: Plane) -> NDArray[Any]:
     return found
 
 
-def _expect_straight(positions: NDArray[Any], normal: NDArray[Any]) -> None:
-    """The line through the positions must follow the normal, and every position must lie on that line."""
+def _shear_degrees(positions: NDArray[Any], normal: NDArray[Any]) -> float:
+    """Return the angle between the normal and the line through ordered positions, on which each must lie."""
     line = positions[-1] - positions[0]
     along = line @ normal
-    shear = np.degrees(np.arctan2(np.linalg.norm(line - along * normal), along))
-    if shear > MAX_SHEAR_DEGREES:
-        raise DicomProblem(Reason.GANTRY_TILT)
     away = positions - positions[0]
     away = away - np.outer(away @ normal / along, line)
     tolerance = max(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * along / (len(positions) - 1))
     if np.linalg.norm(away, axis=1).max() > tolerance:
         raise DicomProblem(Reason.BAD_GEOMETRY)
+    return float(np.degrees(np.arctan2(np.linalg.norm(line - along * normal), along)))
 
 
-def _expect_even(gaps: NDArray[Any]) -> None:
+def _unevenness(gaps: NDArray[Any]) -> Reason | None:
     usual = float(np.median(gaps))
     tolerance = max(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * usual)
     if np.abs(gaps - usual).max() <= tolerance:
-        return
+        return None
     multiples = np.round(gaps / gaps.min())
     is_missing = np.abs(gaps - multiples * gaps.min()).max() <= tolerance * multiples.max()
-    raise DicomProblem(Reason.MISSING_SLICES if is_missing else Reason.UNEVEN_SPACING)
+    return Reason.MISSING_SLICES if is_missing else Reason.UNEVEN_SPACING
+
+
+def _num_steps(gaps: NDArray[Any]) -> int:
+    """Return how many steps span all gaps: of the smallest one if all are multiples of it, else of one that recurs."""
+    tolerance = np.maximum(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * gaps)
+    alike = np.abs(gaps[:, None] - gaps) <= tolerance  # column: as which gap
+
+    def usual(index: int) -> float:
+        return float(gaps[alike[:, index]].mean())
+
+    finest = int(gaps.argmin())
+    multiples = np.round(gaps / usual(finest))
+    if np.abs(gaps - multiples * usual(finest)).max() <= tolerance[finest]:
+        return int(multiples.sum())
+    recurs = alike.sum(0) > 1
+    if recurs.any():
+        finest = int(np.where(recurs, gaps, np.inf).argmin())
+    steps = float(gaps.sum()) / usual(finest)
+    is_whole = abs(steps - round(steps)) * usual(finest) <= tolerance[finest]
+    return round(steps) if is_whole else int(np.ceil(steps))
 
 
 def _affine(first: Plane, step: NDArray[Any]) -> tuple[float, ...]:

@@ -8,13 +8,26 @@ from medssl.dicom.objects import Kind
 from medssl.dicom.parse import PixelSpan
 from medssl.dicom.reasons import Reason
 
-# What may tell apart images at one position, tried in this order.
+# What may tell apart images at one position, tried in this order; in a slot, the names that several kinds of objects
+# give to one thing. The last slot is for a multi-frame object's own indices of neither place nor stack.
 PHASES = (
-    ("TemporalPositionIdentifier",),
-    ("DiffusionBValue", "DiffusionGradientOrientation"),
-    ("TriggerTime",),
-    ("AcquisitionNumber",),
-    ("AcquisitionTime",),
+    ("TemporalPositionIdentifier", "TemporalPositionIndex"),
+    (
+        "DiffusionBValue",
+        "DiffusionGradientOrientation",
+        "SiemensBValue",
+        "SiemensGradient",
+        "GEBValue",
+        "GEGradientX",
+        "GEGradientY",
+        "GEGradientZ",
+        "PhilipsBValue",
+        "PhilipsGradient",
+    ),
+    ("TriggerTime", "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase"),
+    ("AcquisitionNumber", "FrameAcquisitionNumber"),
+    ("AcquisitionTime", "FrameAcquisitionDateTime"),
+    ("DimensionIndexValues",),
 )
 
 
@@ -47,11 +60,12 @@ class Palette:
 
     descriptors: tuple[tuple[int, ...], ...]
     data: tuple[bytes, ...]
+    is_segmented: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How the one frame is encoded."""
+    """How every frame is encoded. The frames of a mosaic are the ``tiles`` a side of one encoded image."""
 
     rows: int
     columns: int
@@ -65,17 +79,19 @@ class PixelFormat:
     transfer_syntax: str
     span: PixelSpan
     palette: Palette | None = None
+    num_encoded: int = 1  # images in the pixel element
+    tiles: int = 1
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the decoded frame."""
+        """Bytes of one decoded frame."""
         samples = 3 if self.palette else self.samples
-        return self.rows * self.columns * samples * self.bits_allocated // 8
+        return self.rows * self.columns * samples * max(self.bits_allocated, 8) // 8 // self.tiles**2
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where the frame lies: position and direction cosines in LPS mm; spacing between rows, between columns."""
+    """Where a frame lies: position and direction cosines in LPS mm; spacing between rows, between columns."""
 
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
@@ -97,10 +113,36 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """One plane of pixels in its object: a whole file mostly, one of many in a multi-frame object, a tile of a mosaic.
+
+    ``index`` counts the frames of the object from 0, in the order of the file. ``split`` separates volumes of one
+    object (stack, image type, echo); ``phase`` has one entry per ``PHASES``.
+    """
+
+    index: int
+    plane: Plane
+    values: Values
+    phase: tuple[str, ...]
+    split: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of an ultrasound image that shows the patient, in pixels, the last ones included."""
+
+    first_row: int
+    first_column: int
+    last_row: int
+    last_column: int
+    spacing_mm: tuple[float, ...] | None  # between rows, between columns; None where an axis is no length
+
+
+@dataclass(frozen=True, slots=True)
 class Acquisition:
     """Values that the catalog takes over only through controlled vocabularies.
 
-    ``split`` always separates volumes (series number, image type, echo); ``phase`` has one entry per ``PHASES``.
+    ``split`` always separates volumes (series number, image type, echo).
     """
 
     date: str
@@ -113,7 +155,6 @@ class Acquisition:
     scanning_sequence: tuple[str, ...]
     dimensions: str  # 2D or 3D acquisition
     split: tuple[str, ...]
-    phase: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +165,15 @@ class Header:
     ids: Ids
     person: Person
     pixels: PixelFormat
-    plane: Plane
-    values: Values
+    frames: tuple[Frame, ...]
     acquisition: Acquisition
     flags: frozenset[str] = frozenset()
+    regions: tuple[Region, ...] = ()
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the decoded frame."""
-        return self.pixels.num_bytes
+        """Bytes of all decoded frames."""
+        return len(self.frames) * self.pixels.num_bytes
 
 
 @dataclass(frozen=True, slots=True)

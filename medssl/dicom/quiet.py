@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIBRARIES = ("pydicom", "openjpeg", "pylibjpeg", "rle", "PIL", "nibabel.global")
+LIBRARIES = ("pydicom", "openjpeg", "pylibjpeg", "rle", "PIL", "nibabel.global", "dicomweb_client", "urllib3")
 _silenced = False
 
 
@@ -31,3 +32,16 @@ def quiet() -> Iterator[list[warnings.WarningMessage]]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         _silenced = was_silenced
+
+
+@contextmanager
+def mute() -> Iterator[None]:
+    """Keep back what C libraries print on the error stream of this process while the block runs."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -4,119 +4,41 @@ from __future__ import annotations
 
 import errno
 import re
-from pathlib import Path
+from dataclasses import replace
 
-from pydicom.datadict import tag_for_keyword
-
+from medssl.core.places import Place
+from medssl.dicom import frames, mosaic
 from medssl.dicom.fields import Fields, words_of
-from medssl.dicom.header import PHASES, Acquisition, Header, Ids, Palette, Person, PixelFormat, Plane, Read, Values
-from medssl.dicom.objects import Kind, is_image, kind_of
-from medssl.dicom.parse import Parsed, PixelSpan, parse
+from medssl.dicom.header import Acquisition, Frame, Header, Ids, Person, PixelFormat, Read
+from medssl.dicom.objects import Kind, is_image, is_risky, kind_of
+from medssl.dicom.parse import Parsed, parse
+from medssl.dicom.pixels import pixel_format
 from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
+from medssl.dicom.wanted import NAMES, WANTED
 
-MAX_FRAME_BYTES = 1 << 30  # decoded
-NAMES = [
-    "PatientName",
-    "OtherPatientNames",
-    "ReferringPhysicianName",
-    "OperatorsName",
-    "PerformingPhysicianName",
-    "NameOfPhysiciansReadingStudy",
-    "PhysiciansOfRecord",
-    "RequestingPhysician",
-    "InstitutionName",
-    "InstitutionalDepartmentName",
-    "PatientID",
-    "OtherPatientIDs",
-    "AccessionNumber",
-    "StudyID",
-    "DeviceSerialNumber",
-]
-PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-KEYWORDS = [
-    "ImageType",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "StudyDate",
-    "SeriesDate",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientAge",
-    "BodyPartExamined",
-    "ViewPosition",
-    "Laterality",
-    "ImageLaterality",
-    "ScanningSequence",
-    "MRAcquisitionType",
-    "EchoTime",
-    "EchoNumbers",
-    "TriggerTime",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "TemporalPositionIdentifier",
-    "SeriesNumber",
-    "AcquisitionNumber",
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "WindowCenter",
-    "WindowWidth",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "BurnedInAnnotation",
-]
-MOSAIC_TILES = 0x0019100A  # Siemens
-TAGS = frozenset(
-    tag
-    for keyword in [*KEYWORDS, *NAMES, *(p + part for p in PALETTES for part in ("Descriptor", "Data"))]
-    if (tag := tag_for_keyword(keyword)) is not None
-) | {MOSAIC_TILES}
+SCREENS = {"SCREEN SAVE", "SCREENSAVE", "SCREEN CAPTURE"}
 
 
-def read_header(path: Path) -> Read:
-    """Read the header of the file at ``path``; a defect comes back as a reason, never as an exception."""
+def read_header(place: Place) -> Read:
+    """Read the header of the file at ``place``; a defect comes back as a reason, never as an exception."""
     with quiet():
-        return _read(path)
+        return _read(place)
 
 
-def _read(path: Path) -> Read:
+def _read(place: Place) -> Read:
     ids = None
     try:
-        parsed = parse(path, TAGS)
-        fields = Fields(parsed.dataset)
-        ids = _ids(fields)
-        sop_class = fields.text("SOPClassUID") or parsed.media_class
-        return Read(_header(fields, parsed, _kind(fields, sop_class, parsed), ids), None, ids)
+        parsed = parse(place, WANTED)
+        ids = _ids(parsed.fields)
+        sop_class = parsed.fields.text("SOPClassUID") or parsed.media_class
+        kind = _kind(parsed, sop_class)
+        return Read(_header(parsed, kind, sop_class, ids), None, ids)
     except DicomProblem as problem:
         return Read(None, problem.reason, ids)
-    except OSError as error:  # without a number from pydicom itself; EINVAL after a seek to a damaged length
+    except OSError as error:  # EINVAL after a seek to a damaged length
         return Read(None, Reason.CORRUPT if error.errno in (None, errno.EINVAL) else Reason.UNREADABLE, ids)
-    except Exception:  # damaged input makes pydicom raise nearly anything
+    except Exception:  # nothing else is known to happen; if it does, it costs this file only
         return Read(None, Reason.CORRUPT, ids)
 
 
@@ -126,8 +48,8 @@ def _ids(fields: Fields) -> Ids:
     return Ids(fields.text("PatientID"), fields.text("IssuerOfPatientID"), study, series, sop, name)
 
 
-def _kind(fields: Fields, sop_class: str, parsed: Parsed) -> Kind:
-    """Return what a usable image becomes.
+def _kind(parsed: Parsed, sop_class: str) -> Kind:
+    """Return what a usable image of this class becomes.
 
     Raises:
         DicomProblem: not a usable image. A cut compressed file parses as a data set without pixels: by its class it
@@ -142,108 +64,69 @@ def _kind(fields: Fields, sop_class: str, parsed: Parsed) -> Kind:
         raise DicomProblem(Reason.NO_PIXEL_DATA if is_image(sop_class) or isinstance(kind, Kind) else kind)
     if isinstance(kind, Reason):
         raise DicomProblem(Reason.UNSUPPORTED_OBJECT if kind is Reason.NO_IMAGE_OBJECT else kind)
-    image_type = {value.upper() for value in fields.texts("ImageType")}
-    if "MOSAIC" in image_type or _num_tiles(fields) > 1:
-        raise DicomProblem(Reason.MOSAIC)
-    if fields.integer("NumberOfFrames", 1) != 1:
-        raise DicomProblem(Reason.MULTI_FRAME)
+    image_type = {value.upper() for value in parsed.fields.texts("ImageType")}
     if image_type & {"LOCALIZER", "SCOUT", "TOPOGRAM"}:
         raise DicomProblem(Reason.LOCALIZER)
-    if fields.text("BurnedInAnnotation").upper() == "YES":
-        raise DicomProblem(Reason.BURNED_IN_ANNOTATION)
+    if image_type & SCREENS:
+        raise DicomProblem(Reason.SECONDARY_CAPTURE)
     return kind
 
 
-def _num_tiles(fields: Fields) -> int:
-    element = fields.dataset.get(MOSAIC_TILES)
-    value = element.value if element is not None else 0
-    if isinstance(value, bytes):
-        return int.from_bytes(value[:2], "little")
-    return value if isinstance(value, int) else 0
-
-
-def _header(fields: Fields, parsed: Parsed, kind: Kind, ids: Ids) -> Header:
+def _header(parsed: Parsed, kind: Kind, sop_class: str, ids: Ids) -> Header:
+    fields = parsed.fields
     if not (ids.study_uid and ids.series_uid and ids.sop_uid):
         raise DicomProblem(Reason.MISSING_UID)
-    if parsed.pixels is None:
-        raise DicomProblem(Reason.NO_PIXEL_DATA)
-    pixels = _pixel_format(fields, parsed.transfer_syntax, parsed.pixels)
-    flags = {"derived"} if fields.text("ImageType").upper() == "DERIVED" else set()
-    if fields.texts("PixelPaddingRangeLimit"):
-        flags.add("padding_range")
-    return Header(
-        kind,
-        ids,
-        _person(fields),
-        pixels,
-        _plane(fields),
-        _values(fields, is_signed=pixels.is_signed),
-        _acquisition(fields),
-        frozenset(flags),
-    )
+    pixels = pixel_format(parsed)
+    num_tiles = mosaic.num_tiles(fields) if kind is Kind.SLICE and pixels.num_encoded == 1 else 0
+    if num_tiles:
+        pixels = replace(pixels, tiles=next(side for side in range(1, num_tiles + 1) if side**2 >= num_tiles))
+        found = mosaic.tiles(fields, num_tiles, pixels)
+    else:
+        kind, found = _frames(parsed, kind, pixels)
+    regions = frames.regions_of(parsed.items, fields)
+    scales = {region.spacing_mm for region in regions}
+    if len(scales) == 1 and None not in scales:
+        found = tuple(replace(one, plane=replace(one.plane, spacing_mm=scales.copy().pop())) for one in found)
+    person, acquisition = _person(fields), _acquisition(fields)
+    return Header(kind, ids, person, pixels, found, acquisition, _flags(parsed, sop_class), regions)
 
 
-def _pixel_format(fields: Fields, syntax: str, span: PixelSpan) -> PixelFormat:
-    if span.keyword != "PixelData":
-        raise DicomProblem(Reason.UNSUPPORTED_PIXELS)
-    photometric = fields.text("PhotometricInterpretation").upper()
-    bits = fields.integer("BitsAllocated")
-    stored = fields.integer("BitsStored", bits)
-    pixels = PixelFormat(
-        rows=fields.integer("Rows"),
-        columns=fields.integer("Columns"),
-        samples=fields.integer("SamplesPerPixel", 1),
-        bits_allocated=bits,
-        bits_stored=stored,
-        high_bit=fields.integer("HighBit", stored - 1),
-        is_signed=fields.integer("PixelRepresentation", 0) == 1,
-        photometric=photometric,
-        planar=fields.integer("PlanarConfiguration", 0),
-        transfer_syntax=syntax,
-        span=span,
-        palette=_palette(fields) if photometric == "PALETTE COLOR" else None,
-    )
-    if bits not in (8, 16, 32) or not 1 <= stored <= bits:
-        raise DicomProblem(Reason.UNSUPPORTED_PIXELS if bits in (1, 64) else Reason.BAD_PIXEL_FORMAT)
-    if min(pixels.rows, pixels.columns) < 1 or pixels.samples not in (1, 3) or not stored - 1 <= pixels.high_bit < bits:
-        raise DicomProblem(Reason.BAD_PIXEL_FORMAT)
-    if pixels.num_bytes > MAX_FRAME_BYTES:
-        raise DicomProblem(Reason.TOO_LARGE)
-    return pixels
+def _frames(parsed: Parsed, kind: Kind, pixels: PixelFormat) -> tuple[Kind, tuple[Frame, ...]]:
+    """Return the frames of an object of this kind, and what they make of it.
+
+    Raises:
+        DicomProblem: the frames should be slices and are not located.
+    """
+    fields, num, is_signed = parsed.fields, pixels.num_encoded, pixels.is_signed
+    found = frames.grouped(fields, parsed.items, num, is_signed=is_signed)
+    if not found and kind is Kind.CINE and frames.DETECTORS in parsed.items:
+        found = frames.nuclear(fields, parsed.items, num, is_signed=is_signed)
+    num_places = frames.num_places(found) if kind is not Kind.PICTURE else 0
+    if num_places > 1 or num_places == num:
+        return Kind.SLICE, found
+    if num_places:
+        return Kind.CINE, frames.in_time(found)
+    if num == 1:
+        is_cine = kind is Kind.CINE
+        return Kind.PICTURE if is_cine else kind, found or frames.single(fields, is_signed=is_signed)
+    if kind is Kind.SLICE or fields.raw("SliceVector")[1]:
+        raise DicomProblem(Reason.NO_GEOMETRY)
+    return Kind.CINE, found or frames.unlocated(fields, num, is_signed=is_signed)
 
 
-def _palette(fields: Fields) -> Palette:
-    descriptors = tuple(fields.shorts(f"{name}Descriptor", signed=False) for name in PALETTES)
-    data = tuple(bytes(fields.get(f"{name}Data") or b"") for name in PALETTES)
-    if any(len(d) != 3 for d in descriptors) or not all(data):
-        raise DicomProblem(Reason.UNSUPPORTED_PIXELS)  # segmented tables
-    return Palette(descriptors, data)
-
-
-def _plane(fields: Fields) -> Plane:
-    spacings = (fields.numbers(f"{prefix}Spacing", 2) for prefix in ("Pixel", "ImagerPixel", "NominalScannedPixel"))
-    return Plane(
-        position=fields.numbers("ImagePositionPatient", 3),
-        orientation=fields.numbers("ImageOrientationPatient", 6),
-        spacing_mm=next((s for s in spacings if s is not None and min(s) > 0), None),
-        instance_number=int(fields.number("InstanceNumber") or 0),
-    )
-
-
-def _values(fields: Fields, *, is_signed: bool) -> Values:
-    slope, intercept = fields.number("RescaleSlope"), fields.number("RescaleIntercept")
-    width = fields.number("WindowWidth")
-    center = fields.number("WindowCenter") if width is not None and width > 0 else None
-    padding = fields.shorts("PixelPaddingValue", signed=is_signed)
-    return Values(
-        slope=slope or 1.0,  # a slope of 0 would erase the image
-        intercept=intercept or 0.0,
-        has_rescale=bool(slope) and intercept is not None,
-        rescale_type=fields.text("RescaleType").upper(),
-        window_center=center,
-        window_width=width if center is not None else None,
-        padding=padding[0] if padding else None,
-    )
+def _flags(parsed: Parsed, sop_class: str) -> frozenset[str]:
+    fields = parsed.fields
+    flags = {
+        "derived": fields.text("ImageType").upper() == "DERIVED",
+        "padding_range": bool(fields.texts("PixelPaddingRangeLimit")),
+        "burned_in_annotation": fields.text("BurnedInAnnotation").upper() == "YES",
+        "burned_in_risk": is_risky(sop_class),
+        "character_set": fields.replaced,
+        "modality_lut": frames.MODALITY_LUT in parsed.items,  # which stored values have not been through
+        "window_linear_exact": fields.text("VOILUTFunction").upper() == "LINEAR_EXACT",
+        "window_sigmoid": fields.text("VOILUTFunction").upper() == "SIGMOID",
+    }
+    return frozenset(flag for flag, is_set in flags.items() if is_set)
 
 
 def _person(fields: Fields) -> Person:
@@ -258,7 +141,7 @@ def _person(fields: Fields) -> Person:
 
 def _acquisition(fields: Fields) -> Acquisition:
     dates = (fields.text(f"{level}Date") for level in ("Study", "Series", "Acquisition"))
-    split = ("SeriesNumber", "ImageType", "EchoNumbers", "EchoTime")
+    split = ("SeriesNumber", "ImageType", "EchoNumbers", "EchoTime", "ConvolutionKernel")
     return Acquisition(
         date=next(filter(None, dates), ""),
         modality=fields.text("Modality"),
@@ -270,5 +153,4 @@ def _acquisition(fields: Fields) -> Acquisition:
         scanning_sequence=fields.texts("ScanningSequence"),
         dimensions=fields.text("MRAcquisitionType"),
         split=tuple("\\".join(fields.texts(keyword)) for keyword in split),
-        phase=tuple("\\".join(t for keyword in keywords for t in fields.texts(keyword)) for keywords in PHASES),
     )

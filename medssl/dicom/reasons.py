@@ -18,20 +18,27 @@ class Reason(StrEnum):
     # not to be looked at without its image
     LABEL_MAP = "label_map"
     # a sound file that this version does not turn into a volume
-    ARCHIVE = "archive"
+    ARCHIVE = "archive"  # of a kind that is not read
+    NESTED_ARCHIVE = "nested_archive"
     OTHER_IMAGE_FORMAT = "other_image_format"
+    MULTI_PAGE = "multi_page"
     SEGMENTATION = "segmentation"
+    MASK_WITHOUT_IMAGE = "mask_without_image"  # of no volume in the pool
+    MASK_EMPTY = "mask_empty"
     DERIVED_OBJECT = "derived_object"
     SECONDARY_CAPTURE = "secondary_capture"
     UNSUPPORTED_OBJECT = "unsupported_object"
-    MULTI_FRAME = "multi_frame"
-    MOSAIC = "mosaic"
     LOCALIZER = "localizer"
     SINGLE_SLICE = "single_slice"
     TIME_AXIS = "time_axis"
     OTHER_DIMENSION = "other_dimension"  # than `ingest --prepare` asks for
     # something that the operator must look at
     UNREADABLE = "unreadable"
+    DAMAGED_ARCHIVE = "damaged_archive"
+    TRUNCATED_ARCHIVE = "truncated_archive"
+    ARCHIVE_BOMB = "archive_bomb"
+    ENCRYPTED = "encrypted"
+    UNSUPPORTED_MEMBER = "unsupported_member"  # of an archive: a compression that is not read, a sparse file
     EMPTY = "empty"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
@@ -39,7 +46,14 @@ class Reason(StrEnum):
     MISSING_UID = "missing_uid"
     TOO_LARGE = "too_large"
     SOURCE_CHANGED = "source_changed"
+    FRAME_COUNT = "frame_count"  # the number of frames contradicts the pixels or the functional groups
+    MOSAIC = "mosaic"  # whose header does not say where its tiles lie
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    NEEDS_GDCM = "needs_python_gdcm"  # these name the package to install
+    NEEDS_OPENJPEG = "needs_pylibjpeg_openjpeg"
+    NEEDS_PILLOW = "needs_pillow"
+    NEEDS_PYJPEGLS = "needs_pyjpegls"
+    NEEDS_RLE = "needs_pylibjpeg_rle"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     BAD_PIXEL_FORMAT = "bad_pixel_format"
     DECODE_FAILED = "decode_failed"
@@ -48,12 +62,14 @@ class Reason(StrEnum):
     BURNED_IN_RISK = "burned_in_risk"
     NO_GEOMETRY = "no_geometry"
     BAD_GEOMETRY = "bad_geometry"
-    GANTRY_TILT = "gantry_tilt"
     UNEVEN_SPACING = "uneven_spacing"
     MISSING_SLICES = "missing_slices"
     DUPLICATE_POSITION = "duplicate_position"
+    STRAY_SLICE = "stray_slice"
+    INCOMPLETE_TIME_POINT = "incomplete_time_point"
     CONFLICTING_PIXELS = "conflicting_pixels"
     LATE_SLICES = "late_slices"
+    MASK_GEOMETRY = "mask_geometry"  # not on the grid of its image
     BUILD_FAILED = "build_failed"
 
     @property
@@ -70,13 +86,15 @@ NON_IMAGE = frozenset({Reason.NOT_DICOM, Reason.DICOMDIR, Reason.REPORT_OBJECT, 
 EXCLUDED = frozenset(
     {
         Reason.ARCHIVE,
+        Reason.NESTED_ARCHIVE,
         Reason.OTHER_IMAGE_FORMAT,
+        Reason.MULTI_PAGE,
         Reason.SEGMENTATION,
+        Reason.MASK_WITHOUT_IMAGE,
+        Reason.MASK_EMPTY,
         Reason.DERIVED_OBJECT,
         Reason.SECONDARY_CAPTURE,
         Reason.UNSUPPORTED_OBJECT,
-        Reason.MULTI_FRAME,
-        Reason.MOSAIC,
         Reason.LOCALIZER,
         Reason.SINGLE_SLICE,
         Reason.TIME_AXIS,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from medssl.dicom.deidentify import is_placeholder
-from medssl.ingest.nifti import ENTITY, is_label_map, is_nifti, stem_of
+from medssl.ingest.nifti import ENTITY, is_label_map, is_nifti, stem_of, with_modalities
 from medssl.ingest.sources import SourceFile
 
 MAX_SEQUENCES = 16  # of one case: more names than this, in fewer folders, are the cases, and the folders their kinds
@@ -21,7 +21,7 @@ NUMBERED = re.compile(r"[\W_]*\d{3,5}")  # images/images_001: a collection, not 
 
 
 def with_cases(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Return all files, those of a case folder with its name as ``case``.
+    """Return all files, those of a case folder with its name as ``case``, and with what ``dataset.json`` files say.
 
     A folder is one if its name begins a name in it; the patient is then called by that name, wherever it lies. So is a
     folder that shares a file name with others, except where its own name recurs (``p1/anat``, ``p2/anat``): then it is
@@ -43,7 +43,8 @@ def with_cases(files: Sequence[SourceFile]) -> list[SourceFile]:
             cases[name] = mine[0].name
         elif mine := [folder for folder in line if folder in shared]:
             cases[name] = "/".join(mine[-1].parts[1:] or mine[-1].parts)
-    return [replace(file, case=cases[file.relative]) if file.relative in cases else file for file in files]
+    found = (replace(file, case=cases[file.relative]) if file.relative in cases else file for file in files)
+    return with_modalities(list(found))
 
 
 def _begins(folder: str, stem: str) -> bool:

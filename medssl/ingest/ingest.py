@@ -1,60 +1,74 @@
-"""Ingest: walk, index, build, settle, commit; a pool is extended by all of it or by nothing."""
+"""Ingest: list, index, build, settle, commit; a pool is extended by all or nothing, and a killed run goes on."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
-from medssl.core.errors import MedsslError, PoolError
-from medssl.core.types import Outcome
+from medssl.core.errors import MedsslError
+from medssl.core.live import Tally
 from medssl.dicom.deidentify import Pseudonyms
+from medssl.dicom.reasons import Reason
 from medssl.dicom.vocabulary import MODALITIES
 from medssl.ingest import linkage as linkage_file
-from medssl.ingest.building import build_all
+from medssl.ingest.building import appear, build_all, collected
 from medssl.ingest.cases import with_cases
-from medssl.ingest.executors import Workers
-from medssl.ingest.index import Entry, index
-from medssl.ingest.known import Known, NamedFile
+from medssl.ingest.dicomweb import Downloads
+from medssl.ingest.executors import Executor, Workers
+from medssl.ingest.images import ImageTable
+from medssl.ingest.index import Chunk, Entries, Listing, index
+from medssl.ingest.known import Known, expect_transform
 from medssl.ingest.labels import LabelFile, Resolved
+from medssl.ingest.masks import drawn, segmentations
 from medssl.ingest.naming import expect_anonymous, names_of
-from medssl.ingest.planning import tasks, units
-from medssl.ingest.report import IngestReport, QuarantinedFile
+from medssl.ingest.nifti import ABOUT, is_nifti
+from medssl.ingest.planning import ROWS, plan, table
+from medssl.ingest.raster import with_images
+from medssl.ingest.report import IngestReport, expect_images, reported
+from medssl.ingest.rules import Rules
 from medssl.ingest.settling import settle
-from medssl.ingest.sources import walk
-from medssl.ingest.tasks import Built, Fate, Transform
+from medssl.ingest.sources import SourceFile, said, stream
+from medssl.ingest.tasks import Transform
+from medssl.ingest.work import Work
 from medssl.pool.catalog import INSTANCES, VOLUMES
-from medssl.pool.info import OutcomeCount
 from medssl.pool.key import Key
+from medssl.pool.masks import path_of
 from medssl.pool.pool import Pool
 from medssl.pool.shards import shard_path
 
-NO_IMAGES = (Outcome.NON_IMAGE, Outcome.LABEL)
+LISTED = 1000  # files between two words about how far the listing is
 LABEL_SOURCE = "ingest"  # also the annotator: who drew the labels of a CSV is not known
+OUTCOME = {str(reason): str(reason.outcome) for reason in Reason}
 
 
 class Progress(Protocol):
-    """Hears how far a stage ("headers", "volumes") has come, in files."""
+    """Hears how far a stage (listing, headers, volumes, commit) has come, in files; a total of 0 is not known yet."""
 
-    def __call__(self, stage: str, done: int, total: int) -> object: ...
+    def __call__(self, stage: str, done: int, total: int, /) -> object: ...
 
 
 def ingest(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     pool: Pool,
     key: Key,
     *,
     labels: LabelFile | None = None,
-    workers: int = 1,
+    workers: int | Executor = 1,
     linkage: Path | None = None,
     progress: Progress | None = None,
+    tally: Tally | None = None,
     modality: str | None = None,
     transform: Transform | None = None,
+    rules: Rules | None = None,
+    fresh: bool = False,
+    images: ImageTable | None = None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> IngestReport:
     """Add everything below ``sources`` that ``pool`` does not know yet.
 
@@ -62,45 +76,68 @@ def ingest(
     holds what that makes of the volumes, and never the volumes themselves.
 
     Every file gets one row with an outcome and a reason. The result does not depend on ``workers``. Killed at any
-    point the pool is as before; running again does the rest. With ``workers`` > 1 the calling script must be importable
+    point the pool is as before; what was done by then lies in the folder ``<POOL>.ingest``, from which the next run
+    goes on unless it is to start ``fresh``. With more than one worker the calling script must be importable
     (``if __name__ == "__main__"``).
+
+    Args:
+        sources: folders, files, archives, addresses; see ``medssl.ingest.sources.stream``.
+        pool: what to extend.
+        key: of the pool.
+        labels: of what is in the sources.
+        workers: how many processes, or who runs the tasks.
+        linkage: a file, outside the pool, to write pseudonyms beside original identifiers to.
+        progress: hears how far it has come.
+        tally: is kept up to date with outcomes and bytes.
+        modality: see above.
+        transform: see above.
+        rules: what the operator allows.
+        fresh: forget what a killed run has done.
+        images: which raster images are to be volumes, and what is known of them.
+        tell: gets lines for the operator's terminal; they may hold paths.
 
     Raises:
         MedsslError: no files, no image among them, an unknown modality, or nowhere to write.
         PoolError: another key or transform, or another process is writing.
         LabelError: labels with unknown, ambiguous or conflicting ids; nothing was added.
     """
-    _expect_transform(pool, transform)
+    expect_transform(pool, transform)
     if modality is not None and modality not in MODALITIES:
         raise MedsslError(f"modality {modality!r}: expected one of {', '.join(sorted(MODALITIES))}")
     with pool.writing():
-        _discard_shards(pool)  # of a run that was killed
+        work = Work.beside(pool.path)
+        if fresh:
+            work.discard()
+        work.open(pool.path)
+        _discard_shards(pool)  # of a run that was killed while it committed
         try:
-            with Workers(workers) as processes:
-                run = _Run(pool, key, processes, progress or _silent, modality, transform)
+            with nullcontext(workers) if not isinstance(workers, int) else Workers(workers) as processes:
+                how = How(modality, transform, rules or Rules(), images, tell)
+                run = _Run(pool, key, work, processes, progress or _silent, tally or Tally(), how)
                 return run.ingest(sources, labels, linkage)
         finally:
             _discard_shards(pool)
+            if work.is_empty():
+                work.discard()
+
+
+@dataclass(frozen=True)
+class How:
+    """What decides what becomes of the files; see ``ingest``."""
+
+    modality: str | None
+    transform: Transform | None
+    rules: Rules
+    images: ImageTable | None
+    tell: Callable[[str], object]
 
 
 def _discard_shards(pool: Pool) -> None:
-    """Remove the shards that no volume of the pool is in, half written ones of an orphaned worker too."""
+    """Remove the shards that no volume of the pool is in."""
     used = {shard_path(pool.shards, shard) for shard in pool.catalog.volumes["shard"].unique()}
-    for path in [*pool.shards.glob("*.tar"), *pool.shards.glob(".*.tar.*.partial")]:
+    for path in pool.shards.glob("*.tar"):
         if path not in used:
             path.unlink(missing_ok=True)
-
-
-def _expect_transform(pool: Pool, transform: Transform | None) -> None:
-    """Keep a pool of prepared volumes to one preparation, and free of volumes that are not prepared."""
-    made, asked = pool.manifest.settings.prepare, transform.settings if transform is not None else None
-    if made == asked:
-        return
-    if made is None or asked is None:
-        wrong = "prepared volumes only; give --prepare STUDY.yaml as before" if made else "volumes as they came"
-        raise PoolError(f"{pool.path}: holds {wrong}{'' if made else '; leave --prepare out, or make another pool'}")
-    changed = "; ".join(f"{k} {made.get(k)!r}, not {asked.get(k)!r}" for k in asked if made.get(k) != asked[k])
-    raise PoolError(f"{pool.path}: holds volumes prepared with {changed}; use that study, or make another pool")
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -111,129 +148,148 @@ class _Run:
     """One run of ingest, with what the pool knew before it."""
 
     def __init__(
-        self,
-        pool: Pool,
-        key: Key,
-        workers: Workers,
-        progress: Progress,
-        modality: str | None,
-        transform: Transform | None,
+        self, pool: Pool, key: Key, work: Work, workers: Executor, progress: Progress, tally: Tally, how: How
     ) -> None:
         pool.role_of("", key)  # refuses another key before any work
-        self.pool, self.key, self.workers, self.progress = pool, key, workers, progress
-        self.modality, self.transform = modality, transform
-        self.pseudonyms, self.known, self.start = Pseudonyms(key), Known.of(pool), time.perf_counter()
+        self.pool, self.key, self.work, self.workers, self.how = pool, key, work, workers, how
+        self.progress, self.tally, self.start = progress, tally, time.perf_counter()
+        self.pseudonyms = Pseudonyms(key)
+        self.known = Known(pool, self.pseudonyms)
 
-    def ingest(self, sources: Sequence[Path], labels: LabelFile | None, linkage: Path | None) -> IngestReport:
-        """Walk, index, build, settle, commit."""
+    def ingest(self, sources: Sequence[Path | str], labels: LabelFile | None, linkage: Path | None) -> IngestReport:
+        """List, index, build, settle, commit."""
         if linkage is not None:
             linkage_file.check(linkage, self.pool.path)
-        new, old = self.known.sort(with_cases(walk(sources, exclude=self.pool.path)), self.pseudonyms)
-        entries = self._index([*new, *old] if labels is not None or linkage is not None else new)
-        fresh = entries[: len(new)]
-        if not old:
-            _expect_images(sources, fresh)
+        asks_all = labels is not None or linkage is not None
+        new, old = self._list(sources, asks_all=asks_all)
+        self.work.sweep("headers", [chunk.name for chunk in [*new, *old]])
+        files = self._index(new, old)
+        entries = Entries(self.work, [*new, *old])
+        if not self.num_known:
+            with self.work.discarded_on_error():
+                expect_images(files, said(sources))
         if labels is not None:
             self._expect_known(labels, entries)
-        built = self._build(fresh)
-        volumes = {**self.known.volumes, **{fate.source_key: fate.volume for fate in built.fates}}
-        resolved = None if labels is None else self._resolve(labels, entries, built, volumes)
-        table = None if resolved is None else resolved.table(self.pool, LABEL_SOURCE, LABEL_SOURCE)
+        volumes, fates = settle(*self._build(files, new), self.pool)
+        asked = segmentations(files, entries)
+        masks, fates = drawn(asked, volumes, fates, self.pool, self.pseudonyms, self.workers, self.work.folder)
+        into = {**self.known.volumes, **dict(fates.select("source_key", "volume").iter_rows())} if asks_all else {}
+        resolved = None if labels is None else self._resolve(labels, entries, volumes, into)
+        given = None if resolved is None else resolved.table(self.pool, LABEL_SOURCE, LABEL_SOURCE)
+        report = reported(files, fates, volumes, Entries(self.work, new))
         if linkage is not None:
-            linkage_file.write(linkage, entries, volumes, self.pseudonyms)
-        if fresh:
-            self.pool.append(self._volumes(built), self._instances(fresh, built))
-        num_labels = 0 if table is None else self.pool.add_labels(table)
-        report = _report(fresh, built, len(old), time.perf_counter() - self.start)
-        return replace(report, num_labels=num_labels, num_labels_not_stored=resolved.num_not_stored if resolved else 0)
+            linkage_file.write(linkage, entries, into, self.pseudonyms)
+        with self.work.writing():  # or the pool's own disk, which is the same
+            self._commit(volumes, fates, files, masks)
+            num_labels = 0 if given is None else self.pool.add_labels(given)
+        self.work.discard()
+        return replace(
+            report,
+            num_known=self.num_known,
+            num_labels=num_labels,
+            num_labels_not_stored=resolved.num_not_stored if resolved else 0,
+            seconds=time.perf_counter() - self.start,
+        )
 
-    def _index(self, files: Sequence[NamedFile]) -> list[Entry]:
-        return index(files, self.workers, self._counter("headers", len(files)), self.modality)
+    def _list(self, sources: Sequence[Path | str], *, asks_all: bool) -> tuple[list[Chunk], list[Chunk]]:
+        """Write down which files there are: the new ones, and the known ones where those are asked for."""
+        new, old = Listing(self.work, self.how.modality), Listing(self.work, self.how.modality)
+        self.num_known = num = 0
+        self.progress("listing", 0, 0)
+        with self.work.writing():
+            for is_new, key, file in self.known.sort(self._files(sources)):
+                if is_new or asks_all:
+                    (new if is_new else old).add(key, file)
+                self.num_known += not is_new
+                num += 1
+                if num % LISTED == 0:
+                    self.progress("listing", num, 0)
+            new.close()
+            old.close()
+        self.progress("listing", num, num)
+        return new.chunks, old.chunks
 
-    def _build(self, entries: Sequence[Entry]) -> Built:
+    def _files(self, sources: Sequence[Path | str]) -> Iterator[SourceFile]:
+        """Yield every file; those last that are understood only beside the others of their kind."""
+        downloads, table_ = Downloads(self.work.spool, self.known.num_bytes, self.progress), self.how.images
+        named = frozenset() if table_ is None else table_.rows.keys()
+        held = []
+        for file in stream(sources, self.pool.path, downloads, self.how.tell):
+            if is_nifti(file) or file.relative.endswith(f"/{ABOUT}") or file.relative in named or file.below in named:
+                held.append(file)
+            else:
+                yield file
+        yield from with_cases(held) if table_ is None else with_images(with_cases(held), table_)
+
+    def _index(self, new: Sequence[Chunk], old: Sequence[Chunk]) -> pl.DataFrame:
+        """Read all headers; return a row for every new file (schema ``ROWS``)."""
+        tables, done, total = [pl.DataFrame(schema=ROWS)], 0, sum(chunk.num_files for chunk in [*new, *old])
+        self.progress("headers", 0, total)
+        read = index([*new, *old], self.work, self.workers, self.pseudonyms, self.how.modality)
+        for chunk, rows in enumerate(read):
+            if chunk < len(new):
+                tables.append(table(chunk, rows))
+                self.tally.outcomes.update(OUTCOME[row.reason] for row in rows if row.reason is not None)
+            done += len(rows)
+            self.tally.num_workers = self.workers.num
+            self.progress("headers", done, total)
+        return pl.concat(tables)
+
+    def _build(self, files: pl.DataFrame, chunks: Sequence[Chunk]) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Build the images; every other file keeps the reason it has."""
-        found = units(entries, self.pseudonyms, self.known.series)
-        planned = tasks(found, self.pool.shards, self.pool.next_shard(), self.key, self.transform)
-        self.pool.shards.mkdir(parents=True, exist_ok=True)
-        count = self._counter("volumes", sum(len(unit.items) for unit in found))
-        built = []
-        for part in build_all(planned, self.workers):
-            built.append(part)
-            count(len(part.fates))
-        others = (Fate(e.source_key, e.reason.outcome, e.reason) for e in entries if e.reason is not None)
-        return settle([*built, Built((), tuple(others))], self._sops(entries), self.pool)
+        how = self.how
+        first = self.pool.next_shard()
+        planned = plan(files, chunks, self.known.series, self.work, first, self.key, how.transform, how.rules)
+        names = [task.name for task in planned.tasks()]
+        self.work.sweep("built", names)
+        done, total = 0, planned.images.height
+        self.progress("volumes", 0, total)
+        for one in build_all(planned.tasks(), self.workers, self.work):
+            done += one.num_files
+            self.tally.num_workers = self.workers.num
+            self.tally.num_bytes += one.num_bytes
+            self.tally.outcomes.update(one.outcomes)
+            self.progress("volumes", done, total)
+        others = files.filter(pl.col("kind").is_null()).select(
+            "source_key",
+            pl.col("reason").cast(pl.String).replace_strict(OUTCOME, return_dtype=pl.String).alias("outcome"),
+            pl.col("reason").cast(pl.String),
+            pl.lit(None, pl.String).alias("volume"),
+            pl.lit(None, pl.Int32).alias("slice"),
+        )
+        volumes, fates = collected(names, self.work)
+        fates = pl.concat([fates, others])
+        self.moves = [(self.work.shards(name), first + i) for i, name in enumerate(names)]
+        return volumes, fates.join(files.select("source_key", "sop"), on="source_key", maintain_order="left")
 
-    def _expect_known(self, labels: LabelFile, entries: Sequence[Entry]) -> None:
+    def _expect_known(self, labels: LabelFile, entries: Entries) -> None:
         """Find unknown ids before the long part."""
         expect_anonymous(labels, entries)
         names = names_of(labels, entries, {}, frozenset(), self.pseudonyms)
         labels.resolve(names.names, names.seen)
 
     def _resolve(
-        self, labels: LabelFile, entries: Sequence[Entry], built: Built, volumes: Mapping[str, str | None]
+        self, labels: LabelFile, entries: Entries, volumes: pl.DataFrame, into: Mapping[str, str | None]
     ) -> Resolved:
-        stored = {*self.pool.catalog.volumes[labels.level], *(getattr(row, labels.level) for row in built.volumes)}
-        names = names_of(labels, entries, volumes, frozenset(stored), self.pseudonyms)
+        stored = {*self.pool.catalog.volumes[labels.level], *volumes[labels.level]}
+        names = names_of(labels, entries, into, frozenset(stored), self.pseudonyms)
         return labels.resolve(names.names, names.seen)
 
-    def _volumes(self, built: Built) -> pl.DataFrame:
-        rows = [asdict(row) | {"role": str(self.pool.role_of(row.patient, self.key))} for row in built.volumes]
-        return pl.DataFrame(rows, schema=VOLUMES)
-
-    def _instances(self, entries: Sequence[Entry], built: Built) -> pl.DataFrame:
-        """Return the rows in the order of their keys, which tells nothing of the order of the paths."""
-        sops, fates = self._sops(entries), {fate.source_key: fate for fate in built.fates}
-        rows = [asdict(fates[e.source_key]) | {"bytes": e.file.num_bytes, "sop": sops[e.source_key]} for e in entries]
-        return pl.DataFrame(sorted(rows, key=lambda row: row["source_key"]), schema=INSTANCES)
-
-    def _sops(self, entries: Sequence[Entry]) -> dict[str, str | None]:
-        return {
-            e.source_key: self.pseudonyms.uid("sop", e.ids.sop_uid) if e.ids and e.ids.sop_uid else None
-            for e in entries
-        }
-
-    def _counter(self, stage: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def count(num: int) -> None:
-            nonlocal done
-            done += num
-            self.progress(stage, done, total)
-
-        return count
-
-
-def _expect_images(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
-    if not any(e.header or (e.ids and e.reason and e.reason.outcome not in NO_IMAGES) for e in entries):
-        counts = Counter(str(e.reason) for e in entries)
-        found = ", ".join(f"{num} {reason}" for reason, num in sorted(counts.items()))
-        where = ", ".join(map(str, sources))
-        raise MedsslError(
-            f"no image among {len(entries)} files below {where} ({found}); "
-            "expected radiographs, CT or MR as DICOM or NIfTI"
-        )
-
-
-def _report(entries: Sequence[Entry], built: Built, num_known: int, seconds: float) -> IngestReport:
-    fates = {fate.source_key: fate for fate in built.fates}
-    counts = Counter((fate.outcome, fate.reason) for fate in built.fates)
-    quarantined = [
-        QuarantinedFile(e.file.relative, str(fates[e.source_key].reason))
-        for e in entries
-        if fates[e.source_key].outcome is Outcome.QUARANTINED
-    ]
-    return IngestReport(
-        outcomes=tuple(
-            OutcomeCount(*key, num) for key, num in sorted(counts.items(), key=lambda c: (c[0][0], c[0][1] or ""))
-        ),
-        quarantined=tuple(quarantined),
-        num_files=len(entries),
-        num_known=num_known,
-        num_volumes=len(built.volumes),
-        num_studies=len({row.study for row in built.volumes}),
-        num_patients=len({row.patient for row in built.volumes}),
-        num_labels=0,
-        num_labels_not_stored=0,
-        num_bytes=sum(e.file.num_bytes for e in entries),
-        seconds=seconds,
-    )
+    def _commit(self, volumes: pl.DataFrame, fates: pl.DataFrame, files: pl.DataFrame, masks: pl.DataFrame) -> None:
+        """Show the shards in the pool, then the rows, ordered by their keys, which tells nothing of the paths."""
+        if files.is_empty():
+            return
+        self.progress("commit", 0, files.height)
+        for folder, shard in self.moves:
+            if shard_path(folder, shard).exists():
+                appear(shard_path(folder, shard), shard_path(self.pool.shards, shard))
+        for mask in masks["mask"]:
+            appear(path_of(self.work.folder, mask), path_of(self.pool.path, mask))
+        patients = {p: str(self.pool.role_of(p, self.key)) for p in volumes["patient"].unique()}
+        roles = pl.col("patient").replace_strict(patients, default=None, return_dtype=pl.String)
+        instances = fates.join(files.select("source_key", "bytes", "patient"), on="source_key").sort("source_key")
+        if instances.height != files.height:
+            raise RuntimeError(f"{instances.height} rows for {files.height} files: this is a bug")
+        rows = volumes.with_columns(role=roles).select(list(VOLUMES))
+        self.pool.append(rows, instances.select(list(INSTANCES)), masks)
+        self.progress("commit", files.height, files.height)

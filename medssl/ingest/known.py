@@ -2,70 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import PurePosixPath
 
-from medssl.core.errors import MedsslError
+import polars as pl
+
+from medssl.core.errors import MedsslError, PoolError
 from medssl.dicom.deidentify import Pseudonyms
+from medssl.ingest.dicomweb import WebInstance
 from medssl.ingest.headers import read_header
 from medssl.ingest.sources import SourceFile
+from medssl.ingest.tasks import Transform
 from medssl.pool.pool import Pool
 
 NamedFile = tuple[str, SourceFile]  # under its source key
 
 
-@dataclass(frozen=True)
 class Known:
     """The pool's rows by source key, and its volumes by (patient, series)."""
 
-    sizes: Mapping[str, int]
-    sops: Mapping[str, str | None]
-    volumes: Mapping[str, str | None]
-    series: Mapping[tuple[str, str], frozenset[str]]
+    def __init__(self, pool: Pool, pseudonyms: Pseudonyms) -> None:
+        self._rows, self._volumes, self.pseudonyms = pool.instances, pool.catalog.volumes, pseudonyms
+        self._row = {key: row for row, key in enumerate(self._rows["source_key"])}
+        self._bytes, self._has_sop = self._rows["bytes"].to_numpy(), self._rows["sop"].is_not_null().to_numpy()
 
-    @classmethod
-    def of(cls, pool: Pool) -> Known:
-        """Read the tables of ``pool``."""
-        rows = pool.instances.select("source_key", "bytes", "sop", "volume").rows()
-        series: dict[tuple[str, str], set[str]] = {}
-        for patient, name, volume in pool.catalog.volumes.select("patient", "series", "volume").iter_rows():
-            series.setdefault((patient, name), set()).add(volume)
-        return cls(
-            sizes={row[0]: row[1] for row in rows},
-            sops={row[0]: row[2] for row in rows},
-            volumes={row[0]: row[3] for row in rows},
-            series={name: frozenset(volumes) for name, volumes in series.items()},
-        )
+    @cached_property
+    def series(self) -> Mapping[tuple[str, str], frozenset[str]]:
+        """The volumes of each (patient, series)."""
+        names = self._volumes.group_by("patient", "series").agg("volume")
+        return {(patient, series): frozenset(volumes) for patient, series, volumes in names.iter_rows()}
 
-    def sort(self, files: Sequence[SourceFile], pseudonyms: Pseudonyms) -> tuple[list[NamedFile], list[NamedFile]]:
-        """Return the new files and the known ones under their source keys.
+    @cached_property
+    def volumes(self) -> Mapping[str, str | None]:
+        """The volume that each known file went into."""
+        return dict(self._rows.select("source_key", "volume").iter_rows())
 
-        A file whose size changed since, such as one that was repaired, is new, under a key of path and size.
+    def num_bytes(self, relative: str) -> int | None:
+        """Return the size of a file that the pool knows under this name, else None."""
+        row = self._row.get(self.pseudonyms.source(relative))
+        return None if row is None else int(self._bytes[row])
+
+    def sort(self, files: Iterable[SourceFile]) -> Iterator[tuple[bool, str, SourceFile]]:
+        """Yield each file with its source key, and whether it is new.
+
+        A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
+        image that a table names now and did not before.
 
         Raises:
-            MedsslError: the pool knows other files under these names.
+            MedsslError: the pool knows other files under these names; after the last of them.
         """
-        new: list[NamedFile] = []
-        old: list[NamedFile] = []
-        for file in files:
-            key = pseudonyms.source(file.relative)
-            if self.sizes.get(key, file.num_bytes) != file.num_bytes:
-                key = pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
-            (old if key in self.sizes else new).append((key, file))
-        self._expect_same(old, pseudonyms)
-        return new, old
-
-    def _expect_same(self, files: Sequence[NamedFile], pseudonyms: Pseudonyms) -> None:
-        """Look into one known file a folder: two exports often use the same names for other images."""
         folders: dict[PurePosixPath, NamedFile] = {}
-        for key, file in files:
-            if self.sops[key] is not None:
+        for file in files:
+            key = self.pseudonyms.source(file.relative)
+            row = self._row.get(key)
+            if row is not None and self._bytes[row] != file.num_bytes:
+                key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
+                row = self._row.get(key)
+            if row is not None and file.about is not None and not self._has_sop[row]:
+                key = self.pseudonyms.key.hmac("source", file.relative, "image")
+                row = self._row.get(key)
+            if row is not None and self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
-        found = ((key, read_header(file)[2]) for key, file in folders.values())
-        num = sum(ids is None or pseudonyms.uid("sop", ids.sop_uid) != self.sops[key] for key, ids in found)
+            yield row is None, key, file
+        self._expect_same(list(folders.values()))
+
+    def _expect_same(self, files: list[NamedFile]) -> None:
+        """Look into one known file a folder: two exports often use the same names for other images."""
+        asked = self._rows.filter(pl.col("source_key").is_in([key for key, _ in files]))
+        sops = dict(asked.select("source_key", "sop").iter_rows())
+        found = ((key, read_header(file)[2]) for key, file in files)
+        num = sum(ids is None or self.pseudonyms.uid("sop", ids.sop_uid) != sops[key] for key, ids in found)
         if num:
             raise MedsslError(
-                f"{num} of {len(folders)} folders hold other files under names that this pool knows; give the folder "
+                f"{num} of {len(files)} folders hold other files under names that this pool knows; give the folder "
                 "above as the source, or rename the source folder, so that their names differ"
             )
+
+
+def expect_transform(pool: Pool, transform: Transform | None) -> None:
+    """Keep a pool of prepared volumes to one preparation, and free of volumes that are not prepared.
+
+    Raises:
+        PoolError: another one than before, or one where there was none, or none where there was one.
+    """
+    made, asked = pool.manifest.settings.prepare, transform.settings if transform is not None else None
+    if made == asked:
+        return
+    if made is None or asked is None:
+        wrong = "prepared volumes only; give --prepare STUDY.yaml as before" if made else "volumes as they came"
+        raise PoolError(f"{pool.path}: holds {wrong}{'' if made else '; leave --prepare out, or make another pool'}")
+    changed = "; ".join(f"{k} {made.get(k)!r}, not {asked.get(k)!r}" for k in asked if made.get(k) != asked[k])
+    raise PoolError(f"{pool.path}: holds volumes prepared with {changed}; use that study, or make another pool")

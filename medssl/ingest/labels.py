@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,12 @@ import polars as pl
 
 from medssl.core.errors import LabelError
 from medssl.dicom.deidentify import Pseudonyms
+from medssl.ingest.table import complain, plain_name, read_table, spelled_path
 from medssl.pool.catalog import LABELS
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 
 MAX_TEXT_VALUES = 64
-SHOWN_ROWS = 5
 # Finest first; the level is that of the labels made from such a column.
 KEYS: dict[str, tuple[str, frozenset[str]]] = {
     "path": ("volume", frozenset({"path", "file", "filepath"})),
@@ -64,14 +62,14 @@ class LabelFile:
             LabelError: no such file or column, no key column, rows of uneven length, an empty key, or a text column of
                 so many values that it looks like identifiers.
         """
-        header, rows = _table(path)
-        key = next((k for k, (_, names) in KEYS.items() if any(_plain(c) in names for c in header)), None)
+        header, rows = read_table(path)
+        key = next((k for k, (_, names) in KEYS.items() if any(plain_name(c) in names for c in header)), None)
         if key is None:
             raise LabelError(f"{path}: no key column, expected one of {', '.join(KEYS)}")
         level, names = KEYS[key]
-        at = next(i for i, column in enumerate(header) if _plain(column) in names)
-        _complain(path, "without a key", [number for number, row in rows if not row[at]])
-        spell = _path if key == "path" else str
+        at = next(i for i, column in enumerate(header) if plain_name(column) in names)
+        complain(path, "without a key", [number for number, row in rows if not row[at]])
+        spell = spelled_path if key == "path" else str
         columns = _columns(path, header, tasks)
         given: list[LabelRow] = []
         for task, column in columns.items():
@@ -81,7 +79,7 @@ class LabelFile:
             values: dict[str, set[str]] = defaultdict(set)
             for row in found:
                 values[row.id].add(row.value)
-            _complain(path, "that contradict each other", [r.number for r in found if len(values[r.id]) > 1])
+            complain(path, "that contradict each other", [r.number for r in found if len(values[r.id]) > 1])
         return cls(key, level, tuple(columns), tuple(given), len(rows) * len(columns) - len(given))
 
     def resolve(self, names: Mapping[str, frozenset[str]], seen: Iterable[str]) -> Resolved:
@@ -96,16 +94,16 @@ class LabelFile:
         """
         known = set(seen)
         lost = [row for row in self.rows if row.id not in names]
-        _complain("labels", "that name nothing that was ingested", [r.number for r in lost if r.id not in known])
+        complain("labels", "that name nothing that was ingested", [r.number for r in lost if r.id not in known])
         found = [(row, names[row.id]) for row in self.rows if row.id in names]
-        _complain("labels", "whose key stands for several things", [r.number for r, ids in found if len(ids) > 1])
+        complain("labels", "whose key stands for several things", [r.number for r, ids in found if len(ids) > 1])
         values: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for row, ids in found:
             values[next(iter(ids)), row.task][row.value].append(row.number)
         clashes = sorted(
             n for given in values.values() if len(given) > 1 for numbers in given.values() for n in numbers
         )
-        _complain("labels", "that contradict each other", clashes)
+        complain("labels", "that contradict each other", clashes)
         labels = tuple(
             Label(*name, value, tuple(numbers)) for name, given in values.items() for value, numbers in given.items()
         )
@@ -139,7 +137,7 @@ class Resolved:
         mine = pool.catalog.labels.filter(pl.col("annotator") == annotator, pl.col("level") == self.level)
         before = {(id_, task): value for id_, task, value in mine.select("id", "task", "value").iter_rows()}
         clashes = [n for x in self.labels if before.get((x.id, x.task), x.value) != x.value for n in x.numbers]
-        _complain("labels", "that contradict labels in the pool", clashes)
+        complain("labels", "that contradict labels in the pool", clashes)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         rows = [(x.id, self.level, x.task, x.value, source, annotator, now) for x in self.labels]
         return pl.DataFrame(sorted(rows), schema=LABELS, orient="row")
@@ -185,27 +183,10 @@ def _pseudonym(key: str, pseudonyms: Pseudonyms) -> Callable[[str], str]:
     return lambda id_: pseudonyms.uid(key.removesuffix("_uid"), id_)
 
 
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"{path}: cannot be read ({type(error).__name__}), expected a CSV in UTF-8") from None
-    first = text.partition("\n")[0]
-    rows = list(csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count)))
-    if not rows:
-        raise LabelError(f"{path}: empty, expected a CSV with a header")
-    header = [cell.strip() for cell in rows[0]]
-    numbered = [
-        (n, [cell.strip() for cell in row]) for n, row in enumerate(rows[1:], start=2) if any(map(str.strip, row))
-    ]
-    _complain(path, f"without exactly {len(header)} cells", [n for n, row in numbered if len(row) != len(header)])
-    return header, numbered
-
-
 def _columns(path: Path, header: Sequence[str], tasks: Sequence[str]) -> dict[str, int]:
     """Return the column of each task."""
     keys = {name for _, names in KEYS.values() for name in names}
-    candidates = [column for column in header if column and _plain(column) not in keys]
+    candidates = [column for column in header if column and plain_name(column) not in keys]
     if not tasks and len(candidates) != 1:
         raise LabelError(
             f"{path}: which column is the task? name one with --task: {', '.join(candidates) or 'none left'}"
@@ -223,20 +204,3 @@ def _expect_classes(path: Path, column: str, values: set[str]) -> None:
             f"{path}: column {column!r} holds {len(values)} different texts, which look like identifiers; "
             f"expected {MAX_TEXT_VALUES} classes at most, or numbers"
         )
-
-
-def _path(text: str) -> str:
-    """Spell a path as the sources do."""
-    return unicodedata.normalize("NFC", text.replace("\\", "/").removeprefix("./"))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _complain(where: object, what: str, numbers: Sequence[int]) -> None:
-    if numbers:
-        shown = sorted(set(numbers))
-        more = f" and {len(shown) - SHOWN_ROWS} more" if len(shown) > SHOWN_ROWS else ""
-        rows = ", ".join(map(str, shown[:SHOWN_ROWS]))
-        raise LabelError(f"{where}: rows {what}: {rows}{more}; nothing was imported")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from medssl.core.errors import MedsslError
@@ -39,26 +40,29 @@ def check(path: Path, pool: Path) -> None:
         raise MedsslError(f"{path}: not a linkage file of medssl; name a new file")
 
 
-def write(path: Path, entries: Sequence[Entry], volumes: Mapping[str, str | None], pseudonyms: Pseudonyms) -> None:
-    """Add ``entries`` to the linkage file (mode 0600); rows of other files stay.
+def write(path: Path, entries: Iterable[Entry], volumes: Mapping[str, str | None], pseudonyms: Pseudonyms) -> None:
+    """Put ``entries`` into the linkage file (mode 0600), one at a time; rows of other files stay.
 
     Raises:
         MedsslError: it cannot be written.
     """
-    rows = {row[0]: row for row in _rows(path)}
-    for entry in entries:
-        rows[entry.source_key] = _row(entry, volumes.get(entry.source_key), pseudonyms)
+    written: set[str] = set()
     try:
         with atomic(path) as partial:
             handle = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *(rows[key] for key in sorted(rows))])
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(COLUMNS)
+                for entry in entries:
+                    table.writerow(_row(entry, volumes.get(entry.source_key), pseudonyms))
+                    written.add(entry.source_key)
+                table.writerows(row for row in _rows(path) if row[0] not in written)
     except OSError as error:
         raise MedsslError(f"{path}: cannot write the linkage file ({error.strerror}); name another path") from None
 
 
 def _row(entry: Entry, volume: str | None, pseudonyms: Pseudonyms) -> list[str]:
-    ids, path = entry.ids, str(entry.file.path)
+    ids, path = entry.ids, str(entry.file.place)
     if ids is None:
         return [entry.source_key, *[""] * (len(COLUMNS) - 2), path]
     patient = pseudonyms.patient(ids.patient_id, ids.issuer, ids.study_uid)
@@ -74,8 +78,7 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _rows(path: Path) -> list[list[str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS)]
+def _rows(path: Path) -> Iterator[list[str]]:
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from (row for row in islice(csv.reader(file), 1, None) if len(row) == len(COLUMNS))

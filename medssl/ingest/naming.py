@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medssl.core.errors import LabelError
@@ -23,7 +23,7 @@ class Names:
 
 def names_of(
     labels: LabelFile,
-    entries: Sequence[Entry],
+    entries: Iterable[Entry],
     volumes: Mapping[str, str | None],
     stored: frozenset[str],
     pseudonyms: Pseudonyms,
@@ -48,7 +48,7 @@ def names_of(
     return Names({id_: frozenset(names) for id_, names in found.items()}, frozenset(seen - found.keys()))
 
 
-def expect_anonymous(labels: LabelFile, entries: Sequence[Entry]) -> None:
+def expect_anonymous(labels: LabelFile, entries: Iterable[Entry]) -> None:
     """Refuse label values that name a patient.
 
     Raises:

@@ -1,59 +1,75 @@
-"""What only all results together show: one object sent in two series, one image under two patients."""
+"""What only all results together show: one object sent in two series, one image, or nearly one, under two patients."""
 
 from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import polars as pl
 
 from medssl.core.types import Outcome
-from medssl.ingest.tasks import Built, Fate, VolumeRow
+from medssl.ingest.likeness import near
 from medssl.pool.pool import Pool
+from medssl.pool.tables import SHARES_OBJECT
 
-SAME_ELSEWHERE = "same_pixels_other_patient"
+SAME_ELSEWHERE, NEAR_DUPLICATE = "same_pixels_other_patient", "near_duplicate"
+NEAR_BITS = 2  # of the 64 of a perceptual hash; measured in docs/deidentification.md
+OBJECT = ["patient", "sop", "sha256"]
 
 
-def settle(built: Sequence[Built], sops: Mapping[str, str | None], pool: Pool) -> Built:
-    """Join the results of all tasks; ``sops`` names the object in each source file."""
-    fates = {fate.source_key: fate for part in built for fate in part.fates}
-    rows, copies = _without_copies([row for part in built for row in part.volumes], fates, sops, pool)
-    for key, fate in fates.items():
-        if fate.volume in copies:
-            reason = "same_sop_uid" if fate.outcome is Outcome.STORED else fate.reason
-            fates[key] = replace(fate, outcome=Outcome.DUPLICATE, reason=reason, volume=copies[fate.volume])
-    owners: dict[str, set[str]] = defaultdict(set)
-    for sha256, patient in pool.catalog.volumes.select("sha256", "patient").iter_rows():
-        owners[sha256].add(patient)
-    for row in rows:
-        owners[row.sha256].add(row.patient)
-    flagged = (
-        replace(row, flags=sorted({*row.flags, SAME_ELSEWHERE})) if len(owners[row.sha256]) > 1 else row for row in rows
+def settle(volumes: pl.DataFrame, fates: pl.DataFrame, pool: Pool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows to add to ``pool``, copies left out and flagged, and what became of the files then.
+
+    Args:
+        volumes: rows of all tasks in their order, with columns as in ``VOLUMES``.
+        fates: a row a file: ``source_key, outcome, reason, volume, slice, sop``; columns as in ``INSTANCES``.
+        pool: where they are to go.
+    """
+    copies = _copies(volumes, fates, pool)
+    kept = volumes.join(copies, on="volume", how="anti", maintain_order="left")
+    is_copy, was_stored = pl.col("original").is_not_null(), pl.col("outcome") == Outcome.STORED
+    settled = fates.join(copies, on="volume", how="left", maintain_order="left").with_columns(
+        outcome=pl.when(is_copy).then(pl.lit(str(Outcome.DUPLICATE))).otherwise("outcome"),
+        reason=pl.when(is_copy & was_stored).then(pl.lit("same_sop_uid")).otherwise("reason"),
+        volume=pl.coalesce("original", "volume"),
     )
-    return Built(tuple(flagged), tuple(fates.values()))
+    return _flagged(_without_orphans(kept, settled), pool), settled.drop("original")
 
 
-def _without_copies(
-    rows: Sequence[VolumeRow], fates: Mapping[str, Fate], sops: Mapping[str, str | None], pool: Pool
-) -> tuple[list[VolumeRow], dict[str | None, str]]:
-    """Return the rows to keep, and for each other one the volume that it copies: same patient, UID and voxels."""
-    stored = pool.instances.filter(pl.col("outcome") == Outcome.STORED, pl.col("slice").is_null())
-    before = stored.join(pool.catalog.volumes, on="volume").select("patient", "sop", "sha256", "volume")
-    seen: dict[tuple[str, str | None, str], str] = {(*row[:3],): row[3] for row in before.iter_rows()}
-    pictures = {
-        fate.volume: sops[fate.source_key]
-        for fate in fates.values()
-        if fate.outcome is Outcome.STORED and fate.slice is None
-    }
-    kept: list[VolumeRow] = []
-    copies: dict[str | None, str] = {}
-    for row in rows:
-        original = row.volume
-        if row.volume in pictures:
-            original = seen.setdefault((row.patient, pictures[row.volume], row.sha256), row.volume)
-        if original == row.volume:
-            kept.append(row)
-        else:
-            copies[row.volume] = original
-    return kept, copies
+def _without_orphans(volumes: pl.DataFrame, fates: pl.DataFrame) -> pl.DataFrame:
+    """Drop the further volumes of objects whose first one was left out as a copy."""
+    stored = fates.filter(pl.col("outcome") == Outcome.STORED)
+    named = volumes.join(stored, on="volume", how="semi").select("patient", "series", is_named=True).unique()
+    found = volumes.join(named, on=["patient", "series"], how="left", maintain_order="left")
+    is_orphan = pl.col("flags").list.contains(SHARES_OBJECT) & pl.col("is_named").is_null()
+    return found.filter(~is_orphan).drop("is_named")
+
+
+def _copies(volumes: pl.DataFrame, fates: pl.DataFrame, pool: Pool) -> pl.DataFrame:
+    """Return ``volume, original`` for each new picture of a patient, UID and voxels that are there already."""
+    is_picture = (pl.col("outcome") == Outcome.STORED) & pl.col("slice").is_null()
+    new = volumes.join(fates.filter(is_picture).select("volume", "sop"), on="volume", maintain_order="left")
+    old = pool.catalog.volumes.join(pool.instances.filter(is_picture).select("volume", "sop"), on="volume")
+    everywhere = pl.concat([old.select(*OBJECT, "volume"), new.select(*OBJECT, "volume")])
+    first = everywhere.unique(OBJECT, keep="first", maintain_order=True).rename({"volume": "original"})
+    found = new.join(first, on=OBJECT, nulls_equal=True)
+    return found.filter(pl.col("volume") != pl.col("original")).select("volume", "original")
+
+
+def _flagged(volumes: pl.DataFrame, pool: Pool) -> pl.DataFrame:
+    """Flag what has the same voxels as an image of another patient, and what looks nearly like one of another study."""
+    voxels = ["sha256", "patient"]
+    owners = pl.concat([pool.catalog.volumes.select(voxels), volumes.select(voxels)]).group_by("sha256")
+    shared = owners.agg(pl.col("patient").n_unique()).filter(pl.col("patient") > 1)["sha256"]
+    found = volumes.with_columns(flags=_with(SAME_ELSEWHERE, pl.col("sha256").is_in(shared.implode())))
+    alike = _near_duplicates(volumes, pool)
+    return found.with_columns(flags=_with(NEAR_DUPLICATE, pl.col("volume").is_in(alike.implode())))
+
+
+def _near_duplicates(volumes: pl.DataFrame, pool: Pool) -> pl.Series:
+    """Return which volumes, new or stored, one of another study looks like; echoes and views of one do by nature."""
+    looks = ["volume", "study", "phash"]
+    every = pl.concat([pool.catalog.volumes.select(looks), volumes.select(looks)]).drop_nulls("phash")
+    return every.filter(near(every["phash"].to_numpy(), every["study"].to_numpy(), NEAR_BITS))["volume"]
+
+
+def _with(flag: str, condition: pl.Expr) -> pl.Expr:
+    more = pl.col("flags").list.concat(pl.lit([flag])).list.unique().list.sort()
+    return pl.when(condition).then(more).otherwise("flags")

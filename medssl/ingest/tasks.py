@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medssl.core.types import Outcome
 from medssl.dicom.deidentify import Described
 from medssl.ingest.headers import AnyHeader
+from medssl.ingest.rules import Rules
 from medssl.ingest.sources import SourceFile
 from medssl.pool.frames import Codec
 from medssl.pool.key import Key
@@ -67,6 +68,7 @@ class Task:
     key: Key
     units: tuple[Unit, ...]
     transform: Transform | None = None
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ class VolumeRow:
     padding: float | None
     photometric: str
     flags: list[str]
+    times: list[float] | None
+    slices_mm: list[float] | None
+    quality: list[str]
+    phash: int | None
     shard: int
     offset: int
     length: int

@@ -29,11 +29,11 @@ VOLUMES: dict[str, Any] = {
     "sex": pl.String,
     "age": pl.Float64,  # years, capped at 90
     "day": pl.Int32,  # shifted by a keyed offset of the patient
-    "axes": pl.String,  # e.g. "YX", "ZYX", "YXC"
-    "shape": pl.List(pl.Int64),
+    "axes": pl.String,  # [T] [Z] Y X [C], e.g. "YX", "ZYX", "YXC", "TZYX"; "C" comes first in prepared ones
+    "shape": pl.List(pl.Int64),  # in the order of the axes
     "dtype": pl.String,
-    "spacing_mm": pl.List(pl.Float64),  # in the order of the spatial axes
-    "affine": pl.List(pl.Float64),  # 16 numbers, voxel (x, y, z) to patient LPS mm; null without geometry
+    "spacing_mm": pl.List(pl.Float64),  # in the order of the spatial axes; between planes along their normal
+    "affine": pl.List(pl.Float64),  # 16 numbers, voxel (x, y, z) to patient LPS mm, at any time; null without geometry
     "units": pl.String,  # "HU" or "stored"
     "slope": pl.Float64,
     "intercept": pl.Float64,
@@ -42,19 +42,25 @@ VOLUMES: dict[str, Any] = {
     "padding": pl.Float64,  # stored value that is no tissue; null where there is none
     "photometric": pl.String,  # as it came in; voxels are MONOCHROME2 or RGB
     "flags": pl.List(pl.String),
+    "times": pl.List(pl.Float64),  # along "T", in the unit that a flag "t_…" names; null where that is not known
+    "slices_mm": pl.List(pl.Float64),  # where slices of resampled ones were, along the normal from the first
+    "quality": pl.List(pl.String),  # what to look at, in words; null in pools made before it was recorded
+    "phash": pl.Int64,  # perceptual hash: few bits differ between near duplicates
     "shard": pl.Int32,
     "offset": pl.Int64,  # of the member's bytes in the tar file
     "length": pl.Int64,
     "sha256": pl.String,  # of the member's bytes
 }
+LATER = frozenset({"patient", "quality", "phash", "times", "slices_mm"})  # columns that tables of earlier pools lack
 INSTANCES: dict[str, Any] = {
     "source_key": pl.String,  # HMAC of the path below its source; never the path
     "bytes": pl.Int64,
     "sop": pl.String,
     "outcome": pl.String,
     "reason": pl.String,  # null where stored without remark
-    "volume": pl.String,
-    "slice": pl.Int32,
+    "volume": pl.String,  # the first one, of an object that holds several
+    "patient": pl.String,  # pseudonym, of any readable object; null in pools made before it was recorded
+    "slice": pl.Int32,  # the (first) plane that it became, counted over time and Z; null where it is the whole volume
 }
 LABELS: dict[str, Any] = {
     "id": pl.String,
@@ -66,6 +72,7 @@ LABELS: dict[str, Any] = {
     "time": pl.String,  # ISO 8601, UTC
 }
 LEVELS = ("volume", "series", "study", "patient")
+ID_DIGITS = 32  # of a volume; a time point of one has more
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,9 @@ class Catalog:
         found = []
         for rank, level in enumerate(LEVELS):
             part = given.filter(pl.col("level") == level).select(pl.col("id").alias(level), "value", "time")
-            joined = self.volumes.select("volume", *([level] if level != "volume" else [])).join(part, on=level)
-            found.append(joined.select("volume", "value", "time", pl.lit(rank).alias("rank")))
+            named = self.volumes.select(pl.col("volume").alias("sample"), whole() if level == "volume" else level)
+            joined = named.join(part, on=level).select(pl.col("sample").alias("volume"), "value", "time")
+            found.append(joined.with_columns(pl.lit(rank).alias("rank")))
         best = pl.concat(found).sort("rank", "time", descending=[False, True], maintain_order=True)
         best = best.unique("volume", keep="first", maintain_order=True)
         return self.volumes.select("volume").join(best.select("volume", "value"), on="volume", maintain_order="left")
@@ -117,6 +125,24 @@ class Catalog:
     def fingerprint(self) -> str:
         """Return 12 hex digits over identities, roles and voxels."""
         return fingerprint(self.volumes.sort("volume").select("volume", "role", "sha256").rows())
+
+
+def moment(volume: str, index: int) -> str:
+    """Name a time point of a volume, which is a sample of its own: random keys derive from the first digits."""
+    return f"{volume[:12]}{index:04x}{volume}"
+
+
+def whole() -> pl.Expr:
+    """Return the column ``volume`` with the volume in the place of its time points."""
+    name = pl.col("volume")
+    return pl.when(name.str.len_bytes() > ID_DIGITS).then(name.str.slice(16)).otherwise(name)
+
+
+def time_point() -> pl.Expr:
+    """Return the column ``time`` of the samples of ``volume``: which time point one is, null where there are none."""
+    name = pl.col("volume")
+    index = name.str.slice(12, 4).str.to_integer(base=16)
+    return pl.when(name.str.len_bytes() > ID_DIGITS).then(index).alias("time")
 
 
 def empty(schema: dict[str, Any]) -> pl.DataFrame:

@@ -27,9 +27,10 @@ STORED_AS_IS = 0x2  # the flag of a chunk whose voxels were copied
 # blosc2 lets these overrule what a program asks for; the same voxels would then have other bytes and checksums.
 for _name in ("NTHREADS", "CLEVEL", "COMPRESSOR", "SHUFFLE", "DELTA", "TYPESIZE", "BLOCKSIZE", "SPLITMODE"):
     os.environ.pop(f"BLOSC_{_name}", None)
-# Bit shuffling helps LZ4 (1.67 instead of 1.53 : 1 on a CT-like volume) and slows ZSTD by half without a gain.
+# Bit shuffling helps LZ4 (1.67 instead of 1.53 : 1 on a CT-like volume) and slows ZSTD by half without a gain. ZSTD's
+# level 3 takes three times as long as level 1 for 0.3 % less on an MR, 2 to 4 % on head CTs.
 CODECS: dict[Codec, tuple[Any, int, Any]] = {
-    "zstd": (blosc2.Codec.ZSTD, 3, blosc2.Filter.SHUFFLE),
+    "zstd": (blosc2.Codec.ZSTD, 1, blosc2.Filter.SHUFFLE),
     "lz4": (blosc2.Codec.LZ4, 5, blosc2.Filter.BITSHUFFLE),
     "none": (blosc2.Codec.LZ4, 0, blosc2.Filter.NOFILTER),
 }

@@ -65,16 +65,23 @@ class Counts:
     volumes: int = 0
     instances: int = 0
     label_parts: int = 0
+    masks: int = 0
+    removed_files: int = 0  # whose rows were erased, with their patients
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of pool.json."""
+    """The contents of pool.json.
+
+    ``is_renewed``: all tables were written anew and are in ``catalog.next``, until that has taken the place of
+    ``catalog`` and the shards that they no longer name are deleted.
+    """
 
     key: str  # its fingerprint
     settings: Settings
     fingerprints: Fingerprints
     counts: Counts = Counts()
+    is_renewed: bool = False
     format: str = FORMAT
     version: int = VERSION
 

@@ -1,4 +1,4 @@
-"""A pool: catalog and shards of every scan that was ingested, extended by appending and never rewritten.
+"""A pool: catalog and shards of every scan that was ingested, extended by appending; only removal rewrites it.
 
 A change is committed by replacing pool.json, which says how many rows and label parts there are. Whatever a crash
 left beyond those is not read, and the next change overwrites it.
@@ -6,8 +6,9 @@ left beyond those is not read, and the next change overwrites it.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,15 +24,20 @@ from medssl.pool.catalog import INSTANCES, LABELS, LEVELS, VOLUMES, Catalog
 from medssl.pool.info import PoolInfo, summarise
 from medssl.pool.key import Key
 from medssl.pool.lock import locked
-from medssl.pool.manifest import Fingerprints, Manifest, Roles, Settings, fingerprints
+from medssl.pool.manifest import Counts, Fingerprints, Manifest, Roles, Settings, fingerprints
+from medssl.pool.masks import MASKS
 from medssl.pool.reader import VolumeReader
+from medssl.pool.remote import Copy
+from medssl.pool.removal import Removed, Tables, erase_rest, removed, repacked, without
 from medssl.pool.shards import shard_path
 from medssl.pool.tables import Problem, conform, load, problems, save
-from medssl.pool.verify import find_problems
+from medssl.pool.verify import find_problems, mask_problems
 
 __all__ = ["Pool", "PoolInfo", "Problem", "Roles"]
 
 ABANDONED_S = 3600
+NEXT = "catalog.next"  # tables that are to take the place of all before
+UNFINISHED = Problem("pool.json", "an interrupted removal left files to delete; run `medssl pool remove` again")
 SAME_LABEL = ["id", "task", "value", "annotator"]
 
 
@@ -92,6 +98,11 @@ class Pool:
         """One row an input file, in the order of ingestion."""
         return load(self._table("instances"), INSTANCES, self.manifest.counts.instances)
 
+    @cached_property
+    def masks(self) -> pl.DataFrame:
+        """One row a segmentation; ``medssl.pool.masks.read`` gives its voxels."""
+        return load(self._table("masks"), MASKS, self.manifest.counts.masks)
+
     def reader(self) -> VolumeReader:
         """Return a reader of ``catalog.volumes``; for some of them, ``VolumeReader(pool.shards, some.volumes)``."""
         return VolumeReader(self.shards, self.catalog.volumes)
@@ -118,6 +129,7 @@ class Pool:
         with locked(self.path / ".lock", "writing to this pool"):
             self._set(Manifest.load(self.path))  # another process may have appended since
             self._sweep()
+            self._finish_removal()
             self._is_writing = True
             try:
                 yield
@@ -129,8 +141,8 @@ class Pool:
         last = self.catalog.volumes["shard"].max()
         return last + 1 if isinstance(last, int) else 0
 
-    def append(self, volumes: pl.DataFrame, instances: pl.DataFrame) -> None:
-        """Add rows (schemas ``VOLUMES``, ``INSTANCES``) whose shards are written; all of them or none.
+    def append(self, volumes: pl.DataFrame, instances: pl.DataFrame, masks: pl.DataFrame | None = None) -> None:
+        """Add rows (schemas ``VOLUMES``, ``INSTANCES``, ``MASKS``) whose files are written; all of them or none.
 
         Raises:
             PoolError: repeated volume ids or source keys, a patient in two roles, rows that point nowhere.
@@ -145,6 +157,10 @@ class Pool:
             save(self._table("volumes"), all_volumes)
             save(self._table("instances"), all_instances)
             counts = replace(self.manifest.counts, volumes=all_volumes.height, instances=all_instances.height)
+            if masks is not None and masks.height:
+                all_masks = pl.concat([self.masks, conform(masks, MASKS, "masks")])
+                save(self._table("masks"), all_masks)
+                counts = replace(counts, masks=all_masks.height)
             catalog = Catalog(all_volumes, self._labels())
             self._commit(replace(self.manifest, counts=counts, fingerprints=fingerprints(catalog)))
 
@@ -171,18 +187,49 @@ class Pool:
             self._commit(replace(self.manifest, counts=counts, fingerprints=fingerprints(catalog)))
         return new.height
 
+    def remove(self, patients: Collection[str]) -> Removed:
+        """Erase patients (pseudonyms): rows, voxels, labels, and prepared stores that hold them.
+
+        Killed at any point the pool is as before, or without them; what was to be deleted then is, at the latest, when
+        the pool is next written to. Shards that hold others too are copied without them, under new numbers.
+
+        Raises:
+            PoolError: one of them is not in this pool, or it is a copy of a remote one.
+            CorruptShard: a volume to keep is damaged; nothing was removed.
+        """
+        if (copy := Copy.load(self.path)) is not None:
+            raise PoolError(f"{self.path}: a copy of {copy.url}; remove patients there, and pull into a new folder")
+        with self.writing():
+            before = Tables(self._volumes(), self.instances, self._labels(), self.masks)
+            known = {*before.volumes["patient"], *before.instances["patient"]}
+            if absent := sum(patient not in known for patient in patients):
+                raise PoolError(f"{self.path}: {absent} of {len(patients)} patients are not in it; nothing was removed")
+            volumes = repacked(self.shards, before.volumes, patients, self.next_shard())
+            after = replace(without(before, patients), volumes=volumes)
+            after.save(self.path / NEXT)
+            num_files = before.instances.height - after.instances.height
+            num_before = self.manifest.counts.removed_files
+            counts = Counts(volumes.height, after.instances.height, 1, after.masks.height, num_before + num_files)
+            marks = fingerprints(Catalog(volumes, after.labels))
+            self._commit(replace(self.manifest, counts=counts, fingerprints=marks, is_renewed=True))
+            num_stores = self._finish_removal()
+        return removed(patients, before, after, num_stores)
+
     def verify(self, on_progress: Callable[[int], object] | None = None) -> list[Problem]:
         """Check every stored byte and every promise of the catalog; ``on_progress`` gets the volumes just checked."""
         try:
             catalog, instances = self.catalog, self.instances
         except PoolError as error:
             return [Problem("catalog", str(error))]
-        return list(find_problems(self.shards, catalog, instances, self.fingerprints, on_progress))
+        found = find_problems(self.shards, catalog, instances, self.fingerprints, on_progress)
+        of_masks = mask_problems(self.path, self.masks, catalog.volumes)
+        return [*([UNFINISHED] if self.manifest.is_renewed else []), *found, *of_masks]
 
     def info(self) -> PoolInfo:
         """Count what the pool holds."""
         num_bytes = sum(path.stat().st_size for path in self.shards.glob("*.tar"))
-        return summarise(self.catalog, self.instances, num_bytes, self.fingerprints)
+        num_removed = self.manifest.counts.removed_files
+        return summarise(self.catalog, self.instances, num_bytes, self.fingerprints, num_removed)
 
     def _sweep(self) -> None:
         """Remove what killed processes left half written; a living one touches its file more often than that."""
@@ -190,6 +237,22 @@ class Pool:
             for partial in (self.path / folder).glob(".*.partial"):
                 if partial.stat().st_mtime < time.time() - ABANDONED_S:
                     partial.unlink(missing_ok=True)
+
+    def _finish_removal(self) -> int:
+        """Delete what a removal left: old tables and shards, stores of volumes that are gone; return how many stores.
+
+        A folder of tables that was never committed goes too.
+        """
+        new = self.path / NEXT
+        if not self.manifest.is_renewed:
+            shutil.rmtree(new, ignore_errors=True)
+            return 0
+        if new.exists():
+            shutil.rmtree(self.path / "catalog", ignore_errors=True)
+            new.rename(self.path / "catalog")
+        num_stores = erase_rest(self.path, self._volumes())
+        self._commit(replace(self.manifest, is_renewed=False))
+        return num_stores
 
     def _expect(self, key: Key) -> None:
         if key.fingerprint != self.manifest.key:
@@ -205,11 +268,16 @@ class Pool:
             if not path.is_file() or path.stat().st_size < end:
                 yield Problem(f"shards/{path.name}", "missing or too short; write the shard before its rows")
 
+    @property
+    def _tables(self) -> Path:
+        new = self.path / NEXT
+        return new if self.manifest.is_renewed and new.exists() else self.path / "catalog"
+
     def _table(self, name: str) -> Path:
-        return self.path / "catalog" / f"{name}.parquet"
+        return self._tables / f"{name}.parquet"
 
     def _label_part(self, part: int) -> Path:
-        return self.path / "catalog" / "labels" / f"{part:05d}.parquet"
+        return self._tables / "labels" / f"{part:05d}.parquet"
 
     def _volumes(self) -> pl.DataFrame:
         return load(self._table("volumes"), VOLUMES, self.manifest.counts.volumes)
@@ -224,5 +292,5 @@ class Pool:
 
     def _set(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        for cached in ("catalog", "instances"):
+        for cached in ("catalog", "instances", "masks"):
             self.__dict__.pop(cached, None)

@@ -27,6 +27,7 @@ from medssl.core.progress import stderr
 from medssl.pool.catalog import VOLUMES
 from medssl.pool.lock import locked
 from medssl.pool.manifest import Manifest
+from medssl.pool.masks import MASKS, path_of
 from medssl.pool.shards import checksum, shard_path
 from medssl.pool.tables import load
 
@@ -78,9 +79,12 @@ class Remote:
         with tempfile.TemporaryDirectory() as scratch:
             self.get(MANIFEST, Path(scratch) / MANIFEST)
             try:
-                return Manifest.load(Path(scratch))
+                found = Manifest.load(Path(scratch))
             except PoolError as error:
                 raise PoolError(f"{self.url}: {str(error).removeprefix(scratch)}") from None
+        if found.is_renewed:
+            raise PoolError(f"{self.url}: patients are being removed from it, or that was interrupted; finish it there")
+        return found
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each shard by name."""
@@ -223,6 +227,12 @@ def _tables(remote: Remote, folder: Path, manifest: Manifest) -> None:
     names = ["volumes", "instances"] if counts.volumes or counts.instances else []
     for name in [*names, *(f"labels/{part:05d}" for part in range(counts.label_parts))]:
         remote.get(f"catalog/{name}.parquet", folder / "catalog" / f"{name}.parquet")
+    if counts.masks:
+        remote.get("catalog/masks.parquet", folder / "catalog" / "masks.parquet")
+        for mask, length in load(folder / "catalog" / "masks.parquet", MASKS).select("mask", "length").iter_rows():
+            path = path_of(folder, mask)
+            if not path.is_file() or path.stat().st_size != length:
+                remote.get(f"masks/{path.name}", path)
 
 
 def _all_shards(remote: Remote, folder: Path, sizes: dict[str, int], on_progress: Any) -> None:
@@ -247,6 +257,8 @@ def _is_behind(before: Copy, now: Copy, folder: Path, manifest: Manifest) -> boo
     here = Manifest.load(folder)
     if here.key != manifest.key:
         raise PoolError(f"{now.url}: now a pool of another key; pull into a new folder")
+    if here.counts.masks < manifest.counts.masks and asdict(here.fingerprints) == now.fingerprints:
+        return True
     if asdict(here.fingerprints) == now.fingerprints or before.fingerprints == now.fingerprints:
         return False
     if asdict(here.fingerprints) != before.fingerprints:

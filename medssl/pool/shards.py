@@ -64,7 +64,10 @@ class ShardWriter:
         Raises:
             PoolError: not numeric, or without voxels.
         """
-        frame = encode(array, self._codec)
+        return self.add_frame(name, encode(array, self._codec))
+
+    def add_frame(self, name: str, frame: bytes) -> Member:
+        """Append the bytes of a frame as they are."""
         info = tarfile.TarInfo(f"{name}.b2nd")  # mtime, uid and gid are 0
         info.size = len(frame)
         offset = self._tar.offset + tarfile.BLOCKSIZE  # a USTAR header is one block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ import polars as pl
 from medssl.core.errors import PoolError
 from medssl.core.files import atomic
 from medssl.core.types import Outcome, Role
+from medssl.pool.catalog import LATER
 
 REQUIRED = ("volume", "patient", "study", "series", "role", "shape", "dtype", "shard", "offset", "length", "sha256")
+
+# The flag of a volume without an instance row: its object's row, of the same series, names the object's first volume.
+SHARES_OBJECT = "shares_object"
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,21 @@ def load(path: Path, schema: dict[str, Any], num_rows: int | None = None) -> pl.
         raise PoolError(f"{path}: cannot read this table ({type(error).__name__}); restore it") from None
     if num_rows is not None and table.height < num_rows:
         raise PoolError(f"{path}: {table.height} rows, expected {num_rows}; restore it")
-    return conform(table, schema, str(path))
+    absent = [pl.lit(None, schema[name]).alias(name) for name in LATER & schema.keys() - set(table.columns)]
+    return conform(table.with_columns(absent), schema, str(path))
 
 
 def save(path: Path, table: pl.DataFrame) -> None:
-    """Write a table, atomically."""
+    """Write a table, atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with atomic(path) as partial:
-        table.write_parquet(partial)
+        try:
+            table.write_parquet(partial)
+        except pl.exceptions.PolarsError:  # what polars makes of a full disk, sometimes
+            raise OSError(errno.EIO, "Input/output error, maybe no space left") from None
 
 
 def problems(volumes: pl.DataFrame, instances: pl.DataFrame) -> Iterator[Problem]:
@@ -76,7 +89,10 @@ def problems(volumes: pl.DataFrame, instances: pl.DataFrame) -> Iterator[Problem
         yield Problem(where, f"{num} rows with an unknown outcome, expected one of {', '.join(Outcome)}")
     if num := stored.join(volumes, on="volume", how="anti").height:
         yield Problem(where, f"{num} stored instances point to no volume")
-    if num := volumes.join(stored, on="volume", how="anti").height:
+    unnamed = volumes.join(stored, on="volume", how="anti")
+    series = volumes.join(stored, on="volume", how="semi").select("patient", "series").unique()
+    shared = unnamed.filter(pl.col("flags").list.contains(SHARES_OBJECT).fill_null(False))
+    if num := unnamed.height - shared.join(series, on=["patient", "series"], how="semi").height:
         yield Problem("catalog/volumes.parquet", f"{num} volumes have no stored instance")
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from medssl.pool.catalog import Catalog
 from medssl.pool.manifest import Fingerprints, fingerprints
+from medssl.pool.masks import path_of
 from medssl.pool.remote import shard_file
 from medssl.pool.shards import checksum
 from medssl.pool.tables import Problem, problems
@@ -38,6 +39,23 @@ def find_problems(
             yield Problem(
                 f"shards/{path.name}", "no volume is in it; left by an interrupted ingest, the next one reuses it"
             )
+
+
+def mask_problems(pool: Path, masks: pl.DataFrame, volumes: pl.DataFrame) -> Iterator[Problem]:
+    """Find masks of no volume, and files of masks that are missing, damaged or of no mask."""
+    if num := masks.join(volumes, on="volume", how="anti").height:
+        yield Problem("catalog/masks.parquet", f"{num} masks lie on no volume")
+    known = set()
+    for mask, length, sha256 in masks.select("mask", "length", "sha256").iter_rows():
+        path = path_of(pool, mask)
+        known.add(path.name)
+        if not path.is_file():
+            yield Problem(f"masks/{path.name}", "missing")
+        elif path.stat().st_size != length or checksum(path, 0, length) != sha256:
+            yield Problem(f"masks/{path.name}", "its bytes differ from their checksum")
+    for path in sorted((pool / "masks").glob("[!.]*")):
+        if path.name not in known:
+            yield Problem(f"masks/{path.name}", "no mask of the catalog is in it")
 
 
 def _shard_problems(

@@ -69,7 +69,7 @@ def contact_sheet(
 
 def worklist_page(listed: Sequence[Listed], out: Path, title: str) -> Path:
     """Write a self-contained page with a card a study, for annotators who work from a browser or from paper."""
-    cards = [(entry, data_uri(_png(_picture(entry.image, SIDE)))) for entry in listed]
+    cards = [(entry, data_uri(thumbnail(entry.image, SIDE))) for entry in listed]
     text = environment().get_template("worklist.html.j2").render(title=title, cards=cards)
     with atomic(out) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -81,6 +81,11 @@ def preview(image: NDArray[Any], out: Path) -> Path:
     with atomic(out) as partial:
         _picture(image, max(image.shape[:2])).save(partial, "PNG")
     return out
+
+
+def thumbnail(image: NDArray[Any], side: int) -> bytes:
+    """Return one image (``Y X`` or ``Y X C`` in [0, 1]) as a PNG whose longer side has ``side`` pixels."""
+    return _png(_picture(image, side))
 
 
 def _picture(image: NDArray[Any], side: int) -> Image.Image:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from medssl.core.errors import MedsslError, Preempted, RunError
+from medssl.core.errors import EXIT_PREEMPTED, MedsslError, Preempted, RunError
 from medssl.core.files import atomic
 from medssl.core.score import Score
 from medssl.tracking.records import JOURNAL, encode, read_run
@@ -136,7 +136,8 @@ class Journal:
             # The text of any other exception may quote a header; our own never names a patient, but may name a place.
             known = isinstance(error, MedsslError)
             self.note(f"{type(error).__name__}: {PLACE.sub('…', str(error))}" if known else type(error).__name__)
-        self.finish("finished" if error is None else "preempted" if isinstance(error, Preempted) else "failed")
+        is_preempted = isinstance(error, Preempted) or (isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED)
+        self.finish("finished" if error is None else "preempted" if is_preempted else "failed")
 
     def _write(self, line: str, /, **fields: Any) -> None:
         if not self._writes:

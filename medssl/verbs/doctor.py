@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from rich.text import Text
 
+from medssl.core.errors import MedsslError
 from medssl.dicom.decode import DECODERS
 from medssl.verbs.result import Result
 
-DECODER_PACKAGES = ("gdcm", "pylibjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
 PACKAGES = ("torch", "torchvision", "timm", "monai", "mlflow", "sklearn", "pydicom", "blosc2", "polars")
 
 
@@ -62,6 +63,8 @@ def _devices() -> str:
 
 
 def _decoders() -> str:
-    for package in DECODER_PACKAGES:
-        import_module(package)
-    return f"{len(DECODERS)} transfer syntaxes"
+    missing = {d.package for syntax, d in DECODERS.items() if not d.is_installed(syntax)}
+    if missing:
+        raise MedsslError(f"install {' '.join(sorted(missing))}; until then files that need it are quarantined")
+    num = Counter(decoder.package for decoder in DECODERS.values())
+    return f"{len(DECODERS)} transfer syntaxes: " + ", ".join(f"{num[name]} by {name}" for name in sorted(num))

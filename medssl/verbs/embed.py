@@ -14,6 +14,7 @@ from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.engine import scoring
 from medssl.engine.distributed import device_for, first, processes
+from medssl.pool.catalog import time_point, whole
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import find_encoder, marks, running, score_folder
@@ -57,7 +58,7 @@ def embed(study: Study, *, encoder: str | None = None, out: Path | None = None, 
     said = (
         f"{len(data)} volumes embedded by {found.run or found.fingerprint}, {features.shape[1]} numbers each: {place}"
     )
-    left_out = len(pool.catalog) - len(data)
+    left_out = len(pool.catalog) - data.catalog.volumes.select(whole().n_unique()).item()
     more = [f"{left_out} volumes are not of the encoder's axes"] if left_out else []
     more += [f"pretext losses by {pretext.run.id}"] if pretext else []
     more += [f"warning: {doubt}"] if doubt else []
@@ -74,7 +75,7 @@ def _losses(study: Study, data: Prepared, pretext: Pretext) -> tuple[NDArray[np.
 
 def write(out: Path, data: Prepared, features: NDArray[np.float32], losses: NDArray[np.float64] | None = None) -> None:
     """Write the table, atomically; ids are pseudonyms."""
-    table = data.catalog.volumes.select("volume", "study", "patient", "role")
+    table = data.catalog.volumes.select(whole(), time_point(), "study", "patient", "role")
     column = pl.Series("embedding", features, pl.Array(pl.Float32, features.shape[1])).cast(pl.List(pl.Float32))
     beside = [] if losses is None else [pl.Series("pretext_loss", losses, pl.Float64)]
     with atomic(out) as partial:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,28 @@ import polars as pl
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import write_json
-from medssl.core.progress import stages, stderr
+from medssl.core.live import Tally, file_table
+from medssl.core.progress import stderr
 from medssl.data.prepare import PrepareConfig, Preparer
+from medssl.ingest.cluster import Cluster
+from medssl.ingest.executors import Executor, Workers
+from medssl.ingest.images import ImageTable
 from medssl.ingest.ingest import ingest as fill
 from medssl.ingest.labels import LabelFile
-from medssl.ingest.report import IngestReport
+from medssl.ingest.report import IngestReport, check_list, write_list
+from medssl.ingest.rules import Rules
+from medssl.ingest.work import Work
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.tracking.journal import Journal
 from medssl.verbs.pool import tables
 from medssl.verbs.result import OK, QUARANTINED, Result
 
+SHOWN = 50  # quarantined files on the terminal
+
 
 def ingest(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     pool_folder: Path,
     *,
     labels: Path | None = None,
@@ -36,52 +46,73 @@ def ingest(
     workspace: Path = Path("workspace"),
     modality: str | None = None,
     prepare: PrepareConfig | None = None,
+    scheduler: str | None = None,
+    fresh: bool = False,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    quarantine_list: Path | None = None,
+    images: Path | None = None,
 ) -> Result:
     """Extend a pool, or make one; exit code 3 where files were quarantined.
 
-    With ``prepare`` the pool holds prepared volumes only. The quarantined files are named on stderr only: a path may
-    identify a patient, so it is in no result and no run.
+    With ``prepare`` the pool holds prepared volumes only. The quarantined files are named on stderr, and in
+    ``quarantine_list``: a path may identify a patient, so it is in no result and no run. A run that was stopped goes on
+    where it was unless it is to start ``fresh``; ``scheduler`` is the address of a Dask cluster that does the work.
+    ``images`` is a table of raster images, see ``medssl.ingest.images``.
     """
+    if quarantine_list is not None:
+        check_list(quarantine_list, pool_folder)
     key = Key.load(key_file)
     label_file = LabelFile.read(labels, tasks) if labels else None
+    image_table = ImageTable.read(images) if images else None
     is_new = not (pool_folder / "pool.json").exists()
     transform = Preparer(prepare) if prepare is not None else None
     if is_new:
         pool = Pool.create(pool_folder, key, prepare=transform.settings if transform is not None else None)
     else:
         pool = Pool.open(pool_folder, key)
-    try:
-        with stages() as progress:
-            report = fill(
-                sources,
-                pool,
-                key,
-                labels=label_file,
-                workers=workers,
-                linkage=linkage,
-                progress=progress,
-                modality=modality,
-                transform=transform,
-            )
-    except MedsslError:
-        if is_new and not Pool.open(pool_folder).instances.height:
-            shutil.rmtree(pool_folder)  # nothing was ingested: leave nothing behind
-        raise
-    pool = Pool.open(pool_folder)
-    counted = pool.info()
     settings: dict[str, Any] = {
         "sources": len(sources),
-        "workers": workers,
+        "workers": workers if scheduler is None else "dask",
         "labels": labels is not None,
+        "images": images is not None,
         "modality": modality,
+        "prepare": prepare.data() if prepare is not None else None,
+        "rules": asdict(rules),
     }
-    settings["prepare"] = prepare.data() if prepare is not None else None
+    work, tally = Work.beside(pool_folder), Tally()
+    if work.folder.exists() and not fresh:
+        stderr.print(f"going on with what lies in {work.folder}; --fresh starts anew", highlight=False, soft_wrap=True)
+    with (
+        _told(work, is_new, pool_folder, workspace, settings),
+        _executor(workers, scheduler, pool_folder) as executor,
+        file_table(f"ingest → {pool_folder.name}", tally) as progress,
+    ):
+        report = fill(
+            sources,
+            pool,
+            key,
+            labels=label_file,
+            workers=executor,
+            linkage=linkage,
+            progress=progress,
+            tally=tally,
+            modality=modality,
+            transform=transform,
+            rules=rules,
+            fresh=fresh,
+            images=image_table,
+            tell=partial(stderr.print, style="yellow", highlight=False, markup=False, soft_wrap=True),
+        )
+    pool = Pool.open(pool_folder)
+    counted = pool.info()
     prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
     with Journal.start(workspace, "ingest", pool_folder.name, settings, fingerprints=prints) as journal:
         write_json(journal.folder / "pool_info.json", summary(pool))
         journal.artifact(journal.folder / "pool_info.json")
         journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": report.seconds})
     name_quarantined(report)
+    if quarantine_list is not None:
+        write_list(quarantine_list, report.quarantined)
     made = ("made a key for this site in ~/.config/medssl/key: keep it, it belongs to the pool",) if key.created else ()
     next_step = "next: medssl pretrain STUDY.yaml"
     code = QUARANTINED if report.quarantined else OK
@@ -89,9 +120,32 @@ def ingest(
 
 
 def name_quarantined(report: IngestReport) -> None:
-    """Name the quarantined files on the operator's terminal, and nowhere else."""
-    for file in report.quarantined:
-        stderr.print(f"quarantined ({file.reason}): {file.path}", style="yellow", highlight=False, soft_wrap=True)
+    """Name the first quarantined files on the operator's terminal, and nowhere else."""
+    lines = [f"quarantined ({file.reason}): {file.path}" for file in report.quarantined[:SHOWN]]
+    if more := len(report.quarantined) - len(lines):
+        lines.append(f"quarantined: {more:,} more; `medssl ingest … --quarantine-list FILE` writes down all of them")
+    for line in lines:
+        stderr.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _told(work: Work, is_new: bool, pool: Path, workspace: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Journal a run that ends early, if it leaves something to go on with; else leave nothing behind of a new pool."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, MedsslError) or work.folder.exists():
+            with Journal.start(workspace, "ingest", pool.name, settings):
+                raise
+        if is_new and not Pool.open(pool).instances.height:
+            shutil.rmtree(pool)
+        raise
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None, pool: Path) -> Iterator[Executor]:
+    with Workers(workers, guarded=True) if scheduler is None else Cluster(scheduler, pool) as found:
+        yield found
 
 
 def summary(pool: Pool) -> dict[str, object]:

@@ -87,7 +87,7 @@ def plan(study: Study) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         sample = _sample(pool, study, Path(scratch))
         made = [_measured(study, name, recipe, sample, device) for name, recipe in recipes.items()]
-        out = _sheet(study, sample)
+        out = _sheet(study, settled(study, sample.num_dev), sample)
     warnings = [*_disk_warnings(study, pool, sample, made), *_memory_warnings(made, device)]
     for name, recipe in recipes.items():
         warnings += [f"{name}: {text}" for text in _loop_warnings(recipe, sample.num_dev)]
@@ -162,10 +162,10 @@ def _measured(study: Study, name: str, recipe: Recipe, sample: Sample, device: t
     return Training(name, found, whole.steps_per_epoch * loop.epochs, needed * loop.crops, size)
 
 
-def _sheet(study: Study, sample: Sample) -> Path:
+def _sheet(study: Study, chosen: Recipe, sample: Sample) -> Path:
     """Write the study's views of a few images as a PNG."""
     rows = np.arange(min(SHOWN, len(sample.data)))
-    recipe = METHODS.load(study.method.name).views(study.method.config, sample.data.geometry)
+    recipe = METHODS.load(chosen.method.name).views(chosen.method.config, sample.data.geometry)
     keys = torch.from_numpy(view_keys(study.seed, 0, sample.data.keys[rows], len(recipe.views)))
     originals = sample.data.images(rows)
     views = make_views(originals, keys, torch.from_numpy(rows), recipe)

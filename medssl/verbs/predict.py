@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 from rich.text import Text
 
 from medssl.core.errors import PoolError
@@ -18,6 +20,7 @@ from medssl.data.prepare import PrepareConfig, prepare
 from medssl.engine.distributed import device_for
 from medssl.finetune.classify import Classifier, load_classifier
 from medssl.ingest.ingest import ingest
+from medssl.pool.catalog import whole
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.tracking.journal import Journal
@@ -83,17 +86,20 @@ def _predicted(
 ) -> Predicted:
     data = prepare(pool, PrepareConfig.parse(about["prepare"], "model.json"))
     probabilities = model.probabilities(data, device_for())
+    named = data.catalog.volumes.select(whole(), "study").with_columns(pl.Series("scores", probabilities))
+    volumes = named.group_by("volume", "study", maintain_order=True).agg("scores")
     rows = []
-    for volume, scores in zip(data.catalog.volumes.iter_rows(named=True), probabilities, strict=True):
+    for volume, study, each in volumes.iter_rows():
+        scores = np.mean(each, axis=0)  # over its time points
         if original is None:
-            ids = {"study": volume["study"], "volume": volume["volume"]}
+            ids = {"study": study, "volume": volume}
         else:
-            found = original[volume["volume"]]
+            found = original[volume]
             ids = {"study_uid": found["study_uid"], "sop_uid": found["sop_uid"]}
         rows.append(
             ids | {name: f"{p:.6f}" for name, p in zip(model.classes, scores, strict=True)} | {"model": about["run"]}
         )
-    return Predicted(rows, len(pool.catalog) - len(data))
+    return Predicted(rows, len(pool.catalog) - len(rows))
 
 
 def _journal(model: Path, about: Mapping[str, Any], made: Predicted, num_quarantined: int) -> None:

@@ -18,6 +18,7 @@ from medssl.core.keys import generator
 from medssl.core.types import Role
 from medssl.data.prepare import picture, prepare
 from medssl.data.prepared import Prepared
+from medssl.pool.catalog import whole
 from medssl.pool.pool import Pool
 from medssl.review.contact_sheet import Listed, contact_sheet, preview, worklist_page
 from medssl.selection.guards import Candidates, candidates
@@ -116,7 +117,7 @@ def _originals(linkage: Path) -> dict[str, str]:
 def _digests(pool: Pool, data: Prepared) -> list[str]:
     """Return the checksum of each volume as ingested: resizing could make two different ones equal."""
     return (
-        data.catalog.volumes.select("volume")
+        data.catalog.volumes.select(whole())
         .join(pool.catalog.volumes.select("volume", "sha256"), on="volume", maintain_order="left")["sha256"]
         .to_list()
     )

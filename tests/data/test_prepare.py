@@ -17,7 +17,7 @@ from medssl.core.types import Role
 from medssl.data.prepare import PrepareConfig, normalise, prepare
 from medssl.data.transforms import place
 from medssl.ingest.ingest import ingest
-from medssl.pool.catalog import INSTANCES, VOLUMES
+from medssl.pool.catalog import INSTANCES, LABELS, VOLUMES, time_point, whole
 from medssl.pool.pool import Pool
 from medssl.pool.shards import ShardWriter
 
@@ -183,18 +183,20 @@ def test_volumes_that_keep_their_extent_are_described_as_they_are_stored(
     volumes: Pool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = prepare(volumes, CROP)
-    assert len(data) == 6
-    assert "2 of 8 volumes left out, whose axes are TZYX, YX" in capsys.readouterr().err
+    assert len(data) == 6 + 4
+    assert "1 of 8 volumes left out, whose axes are YX" in capsys.readouterr().err
     assert data.cropped
     assert (data.shapes >= 16).all()
     for index, row in enumerate(data.catalog.volumes.iter_rows(named=True)):
         array = data.reader.read(index)
         assert list(array.shape) == row["shape"]
         assert (row["axes"], row["dtype"], row["units"], row["slope"]) == ("CZYX", "float16", "prepared", 1.0)
+        assert (array[0][tuple(data.foreground[index].T)] > 0.1).all()
+        if row["affine"] is None:
+            continue
         assert row["spacing_mm"] == pytest.approx([2.0, 2.0, 2.0])
         assert np.diag(np.reshape(row["affine"], (4, 4)))[:3] == pytest.approx([-2.0, -2.0, 2.0])  # RAS, told in LPS
-        assert (array[0][tuple(data.foreground[index].T)] > 0.1).all()
-    assert data.foreground.shape == (6, 32, 3)
+    assert data.foreground.shape == (10, 32, 3)
     some = data.of(data.catalog.only([data.catalog.volumes["volume"][4]]))
     assert np.array_equal(some.foreground, data.foreground[4:5])
     assert data.images(np.array([0, 3])).shape == (2, 1, 16, 16, 16)
@@ -259,3 +261,26 @@ def test_a_pool_without_volumes_of_the_asked_dimension_is_refused(tmp_path: Path
     pool = make_pool(tmp_path / "pool", 4)
     with pytest.raises(PoolError, match="none of its 8 volumes is 3D"):
         prepare(pool, PrepareConfig(shape=(16, 16, 16)))
+
+
+def test_every_time_point_is_a_sample_of_its_own_with_the_labels_of_its_volume(tmp_path: Path) -> None:
+    pool = Pool.create(tmp_path / "pool", KEY)
+    voxels = np.random.default_rng(0).integers(0, 1000, (3, 6, 10, 12)).astype(np.uint16)
+    names = {level: KEY.hmac(level, "one") for level in ("volume", "patient", "study", "series")}
+    row = dict.fromkeys(VOLUMES) | ROW | names | {
+        "axes": "TZYX", "modality": "MR", "role": "dev", "shape": list(voxels.shape), "spacing_mm": [1.0] * 3,
+        "photometric": "MONOCHROME2",
+    }  # fmt: skip
+    with ShardWriter(pool.shards, 0, "zstd") as shard:
+        row |= asdict(shard.add(names["volume"], voxels))
+    stored = {"source_key": "f", "bytes": 1, "outcome": "stored", "volume": names["volume"], "slice": 0}
+    pool.append(pl.DataFrame([row], schema=VOLUMES), pl.DataFrame([stored], schema=INSTANCES))
+    label = {"id": names["volume"], "level": "volume", "task": "t", "value": "yes", "source": "s", "annotator": "a"}
+    pool.add_labels(pl.DataFrame([label | {"time": "2026-01-01T00:00:00+00:00"}], schema=LABELS))
+    data = prepare(pool, PrepareConfig(shape=(6, 10, 12)))
+    assert data.catalog.volumes.select(whole(), time_point()).rows() == [(names["volume"], i) for i in range(3)]
+    assert len(set(data.keys.tolist())) == 3
+    assert data.catalog.targets("t")["value"].to_list() == ["yes"] * 3
+    for index in range(3):
+        alone = normalise(voxels[index], row | {"axes": "ZYX"}, PrepareConfig(shape=(6, 10, 12)))
+        assert np.allclose(data.images(np.array([index]))[0], alone, atol=1e-3)

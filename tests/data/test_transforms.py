@@ -148,6 +148,49 @@ def test_nothing_of_a_square_image_is_cut_off_to_fit_a_rectangle() -> None:
     assert made.array[0, :, :10].max() == 0
 
 
+def scanned(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return ``1 Z Y X`` of a smooth head with a nose, as it lies under a grid in LPS mm."""
+    x, y, z = (affine @ [*np.indices(shape)[::-1].reshape(3, -1), np.ones(np.prod(shape))])[:3]
+    skull = 1 / (1 + np.exp(((x / 40) ** 2 + (y / 45) ** 2 + (z / 38) ** 2 - 1) * 6))
+    nose = np.exp(-(((x - 6) / 9) ** 2 + ((y + 30) / 8) ** 2 + ((z - 5) / 10) ** 2))
+    return np.clip(0.7 * skull + 0.3 * nose, 0, 1).reshape(1, *shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("degrees", [18.5, -25.0, 0.6])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_a_tilted_scan_prepared_is_the_straight_one(degrees: float, axes: tuple[int, ...]) -> None:
+    turn = np.eye(3)[list(axes)]
+    straight, tilted = np.eye(4), np.eye(4)
+    straight[:3, :3] = tilted[:3, :3] = turn * [1.0, 1.0, 2.5]
+    tilted[:3, 2] += turn[:, 1] * 2.5 * np.tan(np.radians(degrees))
+    shape = (40, 130, 110)
+    for affine in (straight, tilted):
+        affine[:3, 3] = -affine[:3, :3] @ (np.array(shape[::-1]) - 1) / 2  # its middle is that of the head
+    config = PrepareConfig(shape=(64, 64, 64), fit="crop", spacing_mm=(2.0, 2.0, 2.0))
+    made = place(scanned(tilted, shape), ROW | {"affine": tilted.ravel().tolist(), "spacing_mm": [2.5, 1, 1]}, config)
+    found = np.reshape(made.affine or [], (4, 4))
+    axes_mm = found[:3, :3] / 2
+    assert np.allclose(axes_mm.T @ axes_mm, np.eye(3), atol=1e-6)  # straight again
+    assert made.spacing_mm == pytest.approx([2, 2, 2])
+    there = scanned(found, made.array.shape[1:])
+    other = place(
+        scanned(straight, shape), ROW | {"affine": straight.ravel().tolist(), "spacing_mm": [2.5, 1, 1]}, config
+    )
+    other_there = scanned(np.reshape(other.affine or [], (4, 4)), other.array.shape[1:])
+    error, usual = np.abs(made.array - there), np.abs(other.array - other_there)
+    inside = (slice(None), *(slice(4, -4) for _ in range(3)))
+    assert error[inside].max() < usual[inside].max() + 0.02
+    assert made.array.min() == 0  # outside is air
+
+
+def test_axes_that_lean_less_than_half_a_degree_are_left_alone() -> None:
+    affine = np.eye(4)
+    affine[1, 2] = np.tan(np.radians(0.4))
+    image = np.random.default_rng(0).random((1, 9, 9, 9)).astype(np.float32)
+    made = place(image, ROW | {"affine": affine.ravel().tolist()}, PrepareConfig(shape=(4, 4, 4), fit="crop"))
+    assert np.allclose(np.sort(made.array.ravel()), np.sort(image.ravel()), atol=1e-3)
+
+
 def test_coarser_sampling_does_not_fold_stripes_into_other_stripes() -> None:
     stripes = np.tile(np.array([0.0, 1.0, 0.0], np.float32), 20)[None, :, None] * np.ones((1, 60, 60), np.float32)
     made = place(stripes, ROW | {"spacing_mm": [1.0, 1.0]}, PrepareConfig(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, convert_color_space
 from synthetic_dicom import CT, DX, ct_slice, dataset, encoded, radiograph, save, with_pixels
 
-from medssl.dicom.decode import DECODERS, Decoded, decode
+from medssl.core.places import LocalFile
+from medssl.dicom.decode import Decoded, decode
 from medssl.dicom.header import Header
 from medssl.dicom.read import read_header
 from medssl.dicom.reasons import DicomProblem, Reason
@@ -35,20 +33,26 @@ LOSSLESS = [
 
 
 def header_of(path: Path) -> Header:
-    found = read_header(path)
+    found = read_header(LocalFile(path))
     assert found.header is not None, found.reason
     return found.header
 
 
 def decoded(ds: Dataset, tmp_path: Path, syntax: str | None = None) -> Decoded:
     path = save(ds, tmp_path / "one.dcm", syntax)
-    return decode(path, header_of(path))
+    return decode(LocalFile(path), header_of(path))
 
 
 def problem(path: Path, header: Header) -> Reason:
     with pytest.raises(DicomProblem) as caught:
-        decode(path, header)
+        decode(LocalFile(path), header)
     return caught.value.reason
+
+
+def reason(path: Path) -> Reason:
+    """Return why the file at ``path`` cannot be used, found out on reading or on decoding it."""
+    found = read_header(LocalFile(path))
+    return found.reason or problem(path, header_of(path))
 
 
 def noise(dtype: Any, low: int, high: int, shape: tuple[int, ...] = (40, 36)) -> NDArray[Any]:
@@ -137,7 +141,7 @@ def test_pixels_shorter_than_the_matrix_are_truncated(tmp_path: Path) -> None:
     ds = radiograph()
     ds.PixelData = ds.PixelData[:-10]
     path = save(ds, tmp_path / "x")
-    assert problem(path, header_of(path)) is Reason.TRUNCATED
+    assert reason(path) is Reason.TRUNCATED
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless])
@@ -161,13 +165,13 @@ def test_frames_that_the_header_hides_are_found(syntax: str, tmp_path: Path) -> 
     else:
         ds.PixelData = ds.PixelData * 2
     path = save(ds, tmp_path / "x")
-    assert problem(path, header_of(path)) is Reason.MULTI_FRAME
+    assert reason(path) is Reason.FRAME_COUNT
 
 
 def test_what_no_decoder_knows_is_named(tmp_path: Path) -> None:
     path = save(radiograph(), tmp_path / "x")
     header = header_of(path)
-    other = replace(header, pixels=replace(header.pixels, transfer_syntax="1.2.840.10008.1.2.4.53"))
+    other = replace(header, pixels=replace(header.pixels, transfer_syntax=str(uid.MPEG2MPML)))
     assert problem(path, other) is Reason.UNSUPPORTED_SYNTAX
     wrong = replace(header, pixels=replace(header.pixels, transfer_syntax=str(uid.JPEG2000)))
     assert problem(path, wrong) is Reason.BAD_PIXEL_FORMAT
@@ -189,60 +193,3 @@ def test_a_decoder_that_panics_fails_like_any_other(tmp_path: Path) -> None:
     ds.PixelData = encapsulate([header + segments[0] + segments[1]])
     path = save(ds, tmp_path / "x")
     assert problem(path, header_of(path)) is Reason.DECODE_FAILED
-
-
-def expected(folder: Path) -> Iterator[dict[str, str]]:
-    with (folder / "EXPECTED.csv").open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
-
-
-def attempt(path: Path, header: Header) -> NDArray[Any] | Reason:
-    try:
-        return decode(path, header).array
-    except DicomProblem as found:
-        return found.reason
-
-
-def fingerprint(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
-def test_one_ct_slice_is_the_same_in_every_syntax(shared_dicom: Path) -> None:
-    refused = set()
-    rows = [row for row in expected(shared_dicom) if row["file"].startswith("ct_transfer_syntaxes/")]
-    for row in rows:
-        path = shared_dicom / row["file"]
-        header = header_of(path)
-        found = attempt(path, header)
-        if isinstance(found, Reason):
-            refused.add((found, header.pixels.transfer_syntax))
-        else:
-            assert fingerprint(found) == row["array_sha256_16"], row["file"]
-    assert len(rows) == 16
-    assert refused == {(Reason.UNSUPPORTED_SYNTAX, f"1.2.840.10008.1.2.4.{number}") for number in (51, 53, 55)}
-
-
-def test_published_images_decode_to_their_published_values(shared_dicom: Path) -> None:
-    num_right = 0
-    for row in expected(shared_dicom):
-        path = shared_dicom / row["file"]
-        header = read_header(path).header
-        if header is None:
-            continue
-        array = attempt(path, header)
-        if isinstance(array, Reason):
-            assert row["decodable"] == "no" or array in (Reason.UNSUPPORTED_SYNTAX, Reason.MULTI_FRAME)
-            continue
-        if row["photometric"] == "MONOCHROME1":
-            array = (1 << int(row["bits_stored"])) - 1 - array
-        if row["photometric"] != "PALETTE COLOR":
-            assert fingerprint(array.astype(row["dtype"])) == row["array_sha256_16"], row["file"]
-            num_right += 1
-    assert num_right > 55
-
-
-def test_every_listed_decoder_is_installed() -> None:
-    from pydicom.pixels.decoders.base import get_decoder
-
-    for syntax, plugin in DECODERS.items():
-        assert not plugin or plugin in get_decoder(syntax).available_plugins

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_dicom import CT, IDENTIFIERS, MR, dataset, radiograph, save, with_pixels
 
+from medssl.core.places import LocalFile
 from medssl.dicom import vocabulary
 from medssl.dicom.deidentify import Described, Pseudonyms, age_years, describe, is_placeholder, parse_date
 from medssl.dicom.header import Person
@@ -24,7 +25,7 @@ NOBODY = Person("", "", "", "", frozenset())
 
 
 def described(tmp_path: Path, **elements: object) -> Described:
-    header = read_header(save(radiograph("x", None, **elements), tmp_path / "x")).header
+    header = read_header(LocalFile(save(radiograph("x", None, **elements), tmp_path / "x"))).header
     assert header is not None
     return describe(header, KEY)
 
@@ -141,7 +142,7 @@ def test_vendors_are_known_by_any_of_their_names() -> None:
 def test_the_sequence_comes_from_codes_only(tmp_path: Path) -> None:
     ds = with_pixels(dataset(MR, "x"), np.zeros((8, 8), np.uint16), Modality="MR", MRAcquisitionType="3D")
     ds.ScanningSequence = ["IR", "GR", "QUILLFEATHER"]
-    header = read_header(save(ds, tmp_path / "x")).header
+    header = read_header(LocalFile(save(ds, tmp_path / "x"))).header
     assert header is not None
     assert describe(header, KEY).sequence == "GR+IR 3D"
 

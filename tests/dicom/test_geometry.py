@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medssl.dicom.geometry import Grid, is_located, is_parallel, stack
+from medssl.dicom.geometry import Grid, is_located, is_parallel, stack, strays
 from medssl.dicom.header import Plane
 from medssl.dicom.reasons import DicomProblem, Reason
 
@@ -92,12 +93,75 @@ def test_what_is_no_even_stack_has_its_reason(depths: list[float], expected: Rea
     assert reason(planes(depths)) is expected
 
 
-def test_a_tilted_gantry_is_noticed_from_half_a_degree_on() -> None:
-    depths = [k * 2.0 for k in range(12)]
-    assert reason(planes(depths, shift=np.tan(np.radians(14)))) is Reason.GANTRY_TILT
-    assert reason(planes(depths, shift=-np.tan(np.radians(0.6)))) is Reason.GANTRY_TILT
-    slightly = stack(planes(depths, shift=np.tan(np.radians(0.2))))
-    assert slightly.affine[6] == pytest.approx(2 * np.tan(np.radians(0.2)))  # kept in the affine
+@pytest.mark.parametrize(("degrees", "is_tilted"), [(14, True), (-0.6, True), (0.2, False)])
+def test_a_tilted_gantry_leans_in_the_affine_and_is_noticed_from_half_a_degree_on(
+    degrees: float, is_tilted: bool
+) -> None:
+    grid = stack(planes([k * 2.0 for k in range(12)], shift=np.tan(np.radians(degrees))))
+    assert grid.is_tilted is is_tilted
+    assert grid.affine[6] == pytest.approx(2 * np.tan(np.radians(degrees)))
+    assert grid.spacing_mm[0] == pytest.approx(2)  # along the normal
+
+
+@given(st.integers(3, 30), st.floats(0.5, 8), st.floats(-20, 20), st.data())
+def test_gaps_that_are_allowed_get_the_planes_that_are_missing(
+    num: int, spacing: float, degrees: float, data: st.DataObject
+) -> None:
+    whole = planes([k * spacing for k in range(num)], shift=np.tan(np.radians(degrees)))
+    missing = data.draw(st.sets(st.integers(1, num - 2), max_size=num // 3)) if num > 4 else set[int]()
+    left = [plane for k, plane in enumerate(whole) if k not in missing]
+    grid, straight = stack(left, allow_gaps=True), stack(whole)
+    assert grid.num_planes == num
+    assert grid.affine == pytest.approx(straight.affine, abs=1e-6)
+    assert grid.spacing_mm == pytest.approx(straight.spacing_mm)
+    if missing:
+        assert grid.slices_mm == pytest.approx([k * spacing for k in range(num) if k not in missing], abs=1e-6)
+    else:
+        assert grid.slices_mm == ()
+
+
+@pytest.mark.parametrize(
+    ("depths", "spacing", "num"),
+    [
+        ([0, 5, 10, 20], 5, 5),
+        ([0, 1, 2, 3, 3.3, 5, 7], 1, 8),  # 0.3 occurs once
+        ([0, 1, 2.4, 3.1, 4.9], 0.7, 8),
+        ([0, 2, 4, 7], 7 / 4, 5),  # both ends stay
+    ],
+)
+def test_uneven_slices_get_the_finest_spacing_that_recurs(depths: list[float], spacing: float, num: int) -> None:
+    grid = stack(planes(depths), allow_gaps=True)
+    assert (grid.spacing_mm[0], grid.num_planes) == (pytest.approx(spacing), num)
+    assert grid.slices_mm == pytest.approx(depths)
+
+
+def test_a_gap_that_would_be_made_up_for_the_most_part_is_not_allowed() -> None:
+    with pytest.raises(DicomProblem) as caught:
+        stack(planes([0, 1, 2, 30]), allow_gaps=True)
+    assert caught.value.reason is Reason.MISSING_SLICES
+
+
+@given(st.integers(6, 30), st.floats(0.5, 8), st.floats(6, 300), st.booleans(), st.randoms(use_true_random=False))
+def test_a_scout_far_from_the_others_is_astray(num: int, spacing: float, far: float, below: bool, random: Any) -> None:
+    depths = [k * spacing for k in range(num)]
+    depths.append(-far * spacing if below else (num - 1 + far) * spacing)
+    order = random.sample(range(num + 1), num + 1)
+    found = strays(planes([depths[i] for i in order]))
+    assert {order[i] for i in found} == {num}
+
+
+def test_missing_slices_and_second_stacks_are_not_astray() -> None:
+    assert strays(planes([0, 5, 10, 20])) == frozenset()
+    assert strays(planes([0, 1, 2, 3, 4, 50, 51, 52, 53, 54])) == frozenset()
+    assert strays(planes([0, 1, 2])) == frozenset()
+
+
+def test_one_end_off_the_line_is_astray() -> None:
+    found = planes([0.0, 1.0, 2.0, 3.0, 4.0])
+    found[4] = replace(found[4], position=(40.0, 2.0, 4.0))
+    assert strays(found) == {4}
+    found[0] = replace(found[0], position=(40.0, 9.0, 0.0))
+    assert strays(found) == frozenset()
 
 
 def test_one_slice_off_the_line_is_bad_geometry() -> None:

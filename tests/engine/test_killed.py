@@ -31,15 +31,19 @@ ENCODER = {
     "resnet": {"depth": 10, "width": 8},  # batch norm: its statistics are state as well
 }
 SMALL = {"dino": {"prototypes": 32, "hidden": 32, "bottleneck": 16, "local_crops": 2}}
-Case = tuple[str, str, int, int]
+Case = tuple[str, str, int, int, str]
 CASES: list[Case] = [
-    *(("mae", "vit", ndim, workers) for ndim in (2, 3) for workers in (0, 2)),
-    *(("rotation", "resnet", ndim, workers) for ndim in (2, 3) for workers in (0, 2)),
-    *(("dino", "vit", ndim, 0) for ndim in (2, 3)),
-    ("dino", "resnet", 2, 2),
-    ("moco_v3", "vit", 2, 0),
-    ("moco_v3", "resnet", 3, 0),
+    *(("mae", "vit", ndim, workers, "") for ndim in (2, 3) for workers in (0, 2)),
+    *(("rotation", "resnet", ndim, workers, "") for ndim in (2, 3) for workers in (0, 2)),
+    *(("dino", "vit", ndim, 0, "") for ndim in (2, 3)),
+    ("dino", "resnet", 2, 2, ""),
+    ("moco_v3", "vit", 2, 0, ""),
+    ("moco_v3", "resnet", 3, 0, ""),
+    ("mae", "vit", 3, 2, "crops"),
+    ("rotation", "resnet", 3, 0, "crops"),
+    ("mae", "vit", 2, 0, "balance"),
 ]
+FEED = {"": {}, "crops": {"crops": 2}, "balance": {"balance": "patient"}}
 CONFIG = LoopConfig(epochs=2, batch_size=4, accumulate=2, lr=1e-2, checkpoint_epochs=1, log_steps=1, clip_norm=3.0)
 
 
@@ -53,26 +57,30 @@ class KillsItself:
 
 def run(pool: Path, folder: Path, case: Case, *, killed: bool = False, resume: bool = False) -> None:
     torch.set_num_threads(1)
-    name, encoder, ndim, workers = case
-    data: Prepared = prepare(Pool.open(pool), PrepareConfig(shape=SHAPE[ndim]))
-    data = data.of(data.catalog.only(data.catalog.volumes["volume"][:80]))  # 10 steps of 8 an epoch
+    name, encoder, ndim, workers, fed = case
+    data: Prepared = prepare(Pool.open(pool), PrepareConfig(shape=SHAPE[ndim], fit="crop" if fed == "crops" else "pad"))
+    num = 40 if fed == "crops" else 80  # 10 steps of 8 images an epoch
+    data = data.of(data.catalog.only(data.catalog.volumes["volume"][:num]))
+    loop = LoopConfig(**CONFIG.model_dump(exclude_unset=True), **FEED[fed])
     made = build_encoder(
         encoder, ENCODERS.load(encoder).config_class.parse(ENCODER[encoder]), Geometry(SHAPE[ndim]), seed=0
     )
     plugin = METHODS.load(name)
-    config = plugin.fitted(plugin.config_class.parse(SMALL.get(name, {})), len(data), 8)
+    config = plugin.fitted(plugin.config_class.parse(SMALL.get(name, {})), len(data), 8, loop.crops)
     model = seeded(lambda: plugin(config, made), "method")
-    sampler = Sampler.of(data, CONFIG.batch_size, CONFIG.accumulate, 0)
+    sampler = Sampler.of(data, loop.batch_size, loop.accumulate, 0, loop.crops, loop.balance)
     feed = TrainingFeed(data, plugin.views(config, data.geometry), sampler, workers)
     session = Session(folder, Memory(), monitors=[KillsItself()] if killed else [], resume=resume)
-    train(model, feed, CONFIG, session, CPU)
+    train(model, feed, loop, session, CPU)
 
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("pools")
     for ndim in (2, 3):
-        prepare(make_pool(folder / str(ndim), ndim=ndim), PrepareConfig(shape=SHAPE[ndim]))
+        pool = make_pool(folder / str(ndim), ndim=ndim)
+        prepare(pool, PrepareConfig(shape=SHAPE[ndim]))
+        prepare(pool, PrepareConfig(shape=SHAPE[ndim], fit="crop"))
     return {ndim: folder / str(ndim) for ndim in (2, 3)}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_nifti import ramp, write
 
+from medssl.core.places import LocalFile
 from medssl.ingest.cases import with_cases
 from medssl.ingest.ingest import ingest
 from medssl.ingest.sources import SourceFile
@@ -17,7 +18,7 @@ from medssl.pool.pool import Pool
 
 
 def cases(*names: str) -> dict[str, str | None]:
-    files = [SourceFile(Path(name), f"export/{name}", 1) for name in names]
+    files = [SourceFile(LocalFile(Path(name)), f"export/{name}", 1) for name in names]
     return {file.relative.removeprefix("export/"): file.case for file in with_cases(files)}
 
 
@@ -47,7 +48,9 @@ def test_folders_are_cases_where_names_say_so(expected: dict[str, str | None]) -
 
 
 def test_sources_that_are_case_folders_themselves_are_told_apart() -> None:
-    files = [SourceFile(Path(name), name, 1) for name in ("p1/t1.nii", "p1/t2.nii", "p2/t1.nii", "p2/t2.nii")]
+    files = [
+        SourceFile(LocalFile(Path(name)), name, 1) for name in ("p1/t1.nii", "p1/t2.nii", "p2/t1.nii", "p2/t2.nii")
+    ]
     assert [file.case for file in with_cases(files)] == ["p1", "p1", "p2", "p2"]
 
 
@@ -63,7 +66,7 @@ def test_the_scans_of_a_case_folder_are_one_patient_of_one_study_and_role(source
         key.hmac("patient", "", name) for case in range(4) for name in (f"B_00{case}", f"anna{case}")
     )
     assert np.all(volumes.group_by("patient").n_unique().select("study", "role").to_numpy() == 1)
-    assert {*volumes["flags"].explode()} == {"patient_from_folder_name", "assumed_modality"}
+    assert {*volumes["flags"].explode()} - {"near_duplicate"} == {"patient_from_folder_name", "assumed_modality"}
 
 
 def test_folders_called_after_nobody_stay_apart_and_whole(source: Path, pool: Pool, key: Key) -> None:

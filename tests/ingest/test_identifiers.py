@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import io
+import json
 import logging
+import re
 import stat
-import tarfile
-from collections.abc import Iterator
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import blosc2
+import numpy as np
+import planted
 import polars as pl
 import pytest
+from PIL import Image, ImageDraw, ImageFont
+from planted import PLANTED, TEXT, found_in, full_export, leaks
 from pydicom import uid
-from synthetic_dicom import IDENTIFIERS, ROOT, ct_slice, dataset, radiograph, save
+from synthetic_dicom import dataset, radiograph, save, with_pixels
 
 from medssl.core.errors import MedsslError
 from medssl.dicom import vocabulary
+from medssl.dicom.deidentify import Pseudonyms
+from medssl.ingest import volumes
 from medssl.ingest.ingest import ingest
 from medssl.ingest.labels import LabelFile
+from medssl.ingest.rules import Rules
+from medssl.pool import frames, shards
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
-
-PLANTED = [
-    *(part for value in IDENTIFIERS.values() for part in value.split("^") if part != "Dr"),
-    *("Quillfeather", "Ottoline", "Zanzibart", "7719204", "1961-04-17", "20170203", "2017-02-03", ROOT, "PlantedPath"),
-]
+from medssl.review.page import data_uri
+from medssl.tracking.journal import Journal
+from medssl.tracking.mlflow_sink import MlflowSink
+from medssl.verbs.ingest import ingest as ingest_verb
+from medssl.verbs.pool import info
 
 
 @pytest.fixture
 def export(source: Path) -> Path:
     """Images, broken files, reports and texts, with identifiers in headers, names and tables."""
-    folder = source / "PlantedPath_Quillfeather"
-    for i in range(3):
-        save(radiograph(f"x{i}", ManufacturerModelName="Quillfeather X1"), folder / f"Ottoline{i}.dcm")
-    for z in range(3):
-        body_part = "CHEST" if z else "OTTOLINE"
-        save(ct_slice(z, BodyPartExamined=body_part, StudyID="QUILL"), folder / f"ct{z}", uid.RLELossless)
-    cut = save(radiograph("cut"), folder / "cut.dcm")
-    cut.write_bytes(cut.read_bytes()[:-100])
-    save(dataset(uid.BasicTextSRStorage, "report", SeriesDescription="Quillfeather"), folder / "report")
-    (folder / "Zanzibart.txt").write_text("Quillfeather was here\n" * 10)
-    return source
+    return planted.export(source)
 
 
 @pytest.fixture
@@ -51,33 +51,169 @@ def labels(tmp_path: Path) -> LabelFile:
     return LabelFile.read(path, ["finding"])
 
 
-def contents(pool: Path) -> Iterator[tuple[str, str]]:
-    """Yield everything in a pool as text: names, raw bytes, cells, tar headers, voxels and their metadata."""
-    for path in sorted(p for p in pool.rglob("*") if p.is_file()):
-        name = str(path.relative_to(pool))
-        yield name, name
-        yield name, path.read_bytes().decode("latin1")
-        if path.suffix == ".parquet":
-            cells = pl.read_parquet(path)
-            yield name, "\n".join(str(value) for row in cells.rows() for value in row)
-        if path.suffix == ".tar":
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    yield name, repr((member.name, member.uname, member.gname, member.pax_headers))
-                    handle = tar.extractfile(member)
-                    assert handle is not None
-                    stored = blosc2.ndarray_from_cframe(handle.read())
-                    yield name, io.BytesIO(stored[()].tobytes()).read().decode("latin1")
-                    yield name, repr(dict(stored.schunk.vlmeta.getall()))
+@dataclass(frozen=True)
+class Made:
+    """What the verbs left: the pool, a workspace with MLflow, a page, and what they printed."""
+
+    root: Path
+    source: Path
+    shown: str
+    told: str
+
+    @property
+    def pool(self) -> Path:
+        return self.root / "pool"
 
 
-def leaks(pool: Path) -> set[str]:
-    return {
-        planted
-        for _, text in contents(pool)
-        for planted in PLANTED
-        if planted.casefold() in text.casefold() or planted.encode("utf-16-le").decode("latin1") in text
-    }
+def make(
+    root: Path, source: Path, capfd: pytest.CaptureFixture[str], *, with_mlflow: bool = True, **options: object
+) -> Made:
+    """Ingest, push to MLflow, write the page."""
+    (root / "key").write_bytes(b"k" * 32)
+    (root / "made").mkdir()
+    workspace, pool = root / "made" / "workspace", root / "made" / "pool"
+    done = ingest_verb([source], pool, key_file=root / "key", workspace=workspace, **options)
+    assert not with_mlflow or MlflowSink(workspace, None, "planted").sync_all()
+    page = info(pool, html=root / "made" / "pool.html")
+    printed = capfd.readouterr()
+    shown = f"{done.data} {done.shown} {page.data} {page.shown} {printed.out}"
+    return Made(root / "made", source, shown, printed.err)
+
+
+def test_nothing_planted_anywhere_in_the_input_is_in_anything_that_was_made(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    full_export(source)
+    images, given = tmp_path / "images.csv", tmp_path / "labels.csv"
+    images.write_text("path,patient,modality\nPlantedPath_Ottoline/Quillfeather.png,MRN7719204,DX\n")
+    given.write_text("path,patient_name,finding\nPlantedPath_Quillfeather/Ottoline0.dcm,Quillfeather,nodule\n")
+    with caplog.at_level(logging.DEBUG):
+        made = make(tmp_path, source, capfd, labels=given, tasks=["finding"], images=images)
+    found = Pool.open(made.pool)
+    kinds = found.catalog.volumes.group_by("modality").len().sort("modality").rows()
+    assert dict(kinds) == {"CT": 2, "DX": 8, "MR": 1}
+    assert leaks(made.root) == set()
+    assert found_in(iter([("", made.shown), ("", caplog.text)])) == set()
+    assert not (tmp_path / "made" / "pool.ingest").exists()
+    told = [line for line in made.told.splitlines() if not line.startswith("quarantined (")]
+    assert found_in(iter([("", "\n".join(told))])) == set()
+
+
+def in_tar_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaky(shards.tarfile.TarInfo):
+        def __init__(self, name: str = "") -> None:
+            super().__init__(name)
+            self.uname = "Quillfeather"
+
+    monkeypatch.setattr(shards.tarfile, "TarInfo", Leaky)
+
+
+def in_metalayer(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_array = blosc2.asarray
+
+    def leaky(*args: object, **kwargs: object) -> object:
+        made = make_array(*args, **kwargs)
+        made.schunk.vlmeta["note"] = "".join(chr(ord(c)) for c in "Quillfeather")
+        return made
+
+    monkeypatch.setattr(frames.blosc2, "asarray", leaky)
+
+
+def in_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pseudonyms, "source", lambda self, relative: f"{relative} 00000000")
+
+
+def in_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_picture = volumes.picture
+
+    def leaky(decoded: object, header: object) -> object:
+        made = make_picture(decoded, header)
+        made.array.reshape(-1).view(np.uint8)[:12] = np.frombuffer(b"Quillfeather", np.uint8)
+        return made
+
+    monkeypatch.setattr(volumes, "picture", leaky)
+
+
+def in_journal_and_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Journal.start.__func__  # type: ignore[attr-defined]
+
+    def leaky(cls: type[Journal], workspace: Path, kind: str, study: str, params: dict, **more: object) -> Journal:
+        return start(cls, workspace, kind, study, params | {"sources": "Quillfeather"}, **more)
+
+    monkeypatch.setattr(Journal, "start", classmethod(leaky))
+
+
+LEAKS = {
+    in_tar_header: r"\.tar$",
+    in_metalayer: r"\.tar$",
+    in_cells: r"instances\.parquet$",
+    in_voxels: r"\.tar$",
+    in_journal_and_mlflow: r"journal\.jsonl$",
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.__name__)
+def test_the_search_finds_what_a_build_leaks_on_purpose(
+    leak, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(radiograph("x", np.arange(1600, dtype=np.uint16).reshape(40, 40)), source / "PlantedPath_x.dcm")
+    leak(monkeypatch)
+    made = make(tmp_path, source, capfd, with_mlflow=leak is in_journal_and_mlflow)
+    places = {name for name, text in planted.contents(made.root) if found_in(iter([("", text)]))}
+    assert any(re.search(LEAKS[leak], place) for place in places)
+    if leak is in_journal_and_mlflow:
+        assert any(place.endswith("mlflow.db") for place in places)
+
+
+def test_the_search_finds_text_in_the_pictures_of_a_page(tmp_path: Path) -> None:
+    text = np.frombuffer(b"Quillfeather", np.uint8)[None]
+    page = tmp_path / "page.html"
+    Image.fromarray(text).save(tmp_path / "x.png")
+    page.write_text(f'<img src="{data_uri(tmp_path / "x.png")}">')
+    (tmp_path / "x.png").unlink()
+    assert leaks(tmp_path) == {"Quillfeather"}
+
+
+@pytest.mark.parametrize("sop_class", [uid.UltrasoundImageStorage, uid.XRayAngiographicImageStorage])
+def test_a_name_burned_into_the_pixels_of_a_risky_class_is_quarantined_by_default(
+    sop_class: str, source: Path, pool: Pool, key: Key
+) -> None:
+    canvas = Image.new("L", (320, 240))
+    ImageDraw.Draw(canvas).text((10, 10), TEXT[:21], 255, ImageFont.load_default(16))
+    for policy in ("quarantine", "mask"):
+        name = f"{policy} us"
+        ds = with_pixels(dataset(sop_class, name, Modality="US", BurnedInAnnotation="NO"), np.asarray(canvas))
+        save(ds, source / name)
+        ingest([source], pool, key, rules=Rules(burned_in=policy))
+    found = Pool.open(pool.path)
+    assert found.instances.sort("reason")["reason"].to_list() == [None, "burned_in_risk"]
+    assert found.catalog.volumes["flags"].to_list() == [["burned_in_risk", "pixels_masked"]]
+    assert found.reader().read(0)[8:32].max() == 0
+
+
+CODE = """
+import json, sys
+from pathlib import Path
+from medssl.dicom.deidentify import Pseudonyms
+from medssl.pool.key import Key
+names = Pseudonyms(Key.load(Path(sys.argv[1])))
+made = [names.patient("MRN1", "north", "1.2"), names.uid("study", "1.2"), names.site("Clinic"), names.source("a/b")]
+print(json.dumps([*made, names.day("20170203", "p"), names.key.fingerprint, names.key.uniform("role", made[0])]))
+"""
+
+
+def test_one_key_gives_the_same_pseudonyms_on_two_machines(tmp_path: Path) -> None:
+    made = []
+    for machine in ("one", "two"):
+        home = tmp_path / machine
+        home.mkdir()
+        (home / f"key of {machine}").write_text("0f" * 32 + "\n" * (machine == "two"))
+        env = {"HOME": str(home), "PYTHONHASHSEED": "1" if machine == "one" else "2", "TZ": "Asia/Tokyo", "LANG": "C"}
+        code = [sys.executable, "-c", CODE, f"key of {machine}"]
+        done = subprocess.run(code, cwd=home, env=env, capture_output=True, text=True, check=True)
+        made.append(json.loads(done.stdout))
+    assert made[0] == made[1]
+    assert len(set(map(str, made[0]))) == 7
 
 
 def test_nothing_planted_is_in_the_pool_or_in_any_log(
@@ -122,8 +258,7 @@ def test_no_error_names_a_patient(export: Path, tmp_path: Path, pool: Pool, key:
     path.write_text("patient_id,finding\nMRN7719204,a\nMRN7719299,a\n")
     with pytest.raises(MedsslError) as later:
         ingest([export], pool, key, labels=LabelFile.read(path))
-    for planted in PLANTED:
-        assert planted not in f"{caught.value} {later.value}"
+    assert not any(word in f"{caught.value} {later.value}" for word in PLANTED)
 
 
 def test_the_linkage_file_holds_what_the_pool_does_not(export: Path, tmp_path: Path, pool: Pool, key: Key) -> None:
@@ -132,7 +267,9 @@ def test_the_linkage_file_holds_what_the_pool_does_not(export: Path, tmp_path: P
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     rows = pl.read_csv(path, infer_schema_length=0)
     assert rows.height == pool.instances.height
-    joined = rows.join(pool.instances.drop("volume"), on="source_key").join(pool.catalog.volumes, on="volume")
+    joined = rows.join(pool.instances.drop("volume", "patient"), on="source_key").join(
+        pool.catalog.volumes, on="volume"
+    )
     assert joined.height == 6
     assert (joined["patient"] == joined["patient_right"]).all()
     assert (joined["study"] == joined["study_right"]).all()

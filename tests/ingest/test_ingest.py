@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -18,10 +18,10 @@ from synthetic_dicom import ct_slice, dataset, radiograph, save
 from medssl.core.errors import MedsslError, PoolError
 from medssl.core.types import Outcome
 from medssl.ingest import building, planning
-from medssl.ingest.executors import Died
+from medssl.ingest.executors import Died, Workers
 from medssl.ingest.ingest import ingest
 from medssl.ingest.report import IngestReport
-from medssl.ingest.tasks import Item
+from medssl.ingest.work import Work
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.pool.shards import ShardWriter
@@ -77,8 +77,10 @@ def test_every_file_has_one_row_with_outcome_and_reason(mixed: Path, pool: Pool,
     assert pool.instances.filter(pl.col("outcome") != "stored")["reason"].null_count() == 0
     assert pool.instances.filter(pl.col("outcome") == "stored")["reason"].null_count() == 16
     assert report.num_bytes == pool.instances["bytes"].sum()
-    assert heard[0] == ("headers", 20, 20)
-    assert heard[-1] == ("volumes", 17, 17)
+    assert not Work.beside(pool.path).folder.exists()
+    assert [words for words in heard if words[1] == words[2]] == [
+        ("listing", 0, 0), ("listing", 20, 20), ("headers", 20, 20), ("volumes", 17, 17), ("commit", 20, 20)
+    ]  # fmt: skip
     assert pool.verify() == []
 
 
@@ -247,14 +249,15 @@ def test_a_file_that_kills_its_decoder_costs_only_itself(
     killer = key.hmac("source", "export/p0/0.dcm")
 
     def alone(function: Callable[[object], object], task: object) -> object:
-        return Died() if isinstance(task, Item) and task.source_key == killer else function(task)
+        is_deadly = isinstance(task, list) and any(item.source_key == killer for item in task)
+        return Died() if is_deadly else function(task)
 
-    def run(self: object, function: Callable[[object], object], tasks: Sequence[object]) -> list[object]:
-        return [Died() if function is building.build else function(task) for task in tasks]
+    def run(self: object, function: Callable[[object], object], tasks: Iterable[object]) -> list[object]:
+        return [Died() if function is building.build_shard else function(task) for task in tasks]
 
     monkeypatch.setattr(planning, "MIN_SHARD_BYTES", 1 << 20)
     monkeypatch.setattr(building, "alone", alone)
-    monkeypatch.setattr(building.Workers, "run", run)
+    monkeypatch.setattr(Workers, "run", run)
     report = ingest([mixed], pool, key)
     assert [(q.path, q.reason) for q in report.quarantined] == [
         ("export/cut.dcm", "truncated"),

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl.core.errors import MedsslError
+from medssl.core.places import LocalFile
 from medssl.ingest.ingest import ingest
-from medssl.ingest.nifti import NiftiHeader, load, read_header
+from medssl.ingest.nifti import NiftiHeader, read_header
 from medssl.ingest.sources import SourceFile
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
@@ -38,7 +39,8 @@ def ramp(shape: tuple[int, ...] = (7, 8, 9), start: int = 0) -> np.ndarray:
 
 
 def source_file(path: Path, relative: str | None = None) -> SourceFile:
-    return SourceFile(path, relative or f"export/{path.name}", path.stat().st_size, path.stat().st_mtime_ns)
+    place = LocalFile(path)
+    return SourceFile(place, relative or f"export/{path.name}", path.stat().st_size, place.mark())
 
 
 def outcomes(pool: Pool, key: Key, folder: Path) -> dict[str, tuple[str, str | None]]:
@@ -52,7 +54,7 @@ def test_a_decathlon_folder_becomes_a_pool_of_its_images(source: Path, pool: Poo
     for i in range(4):
         write(source / "imagesTr" / f"case_{i:03}.nii.gz", ramp(start=i))
         write(source / "labelsTr" / f"case_{i:03}.nii.gz", ramp())
-    write(source / "imagesTs" / "case_004.nii.gz", ramp((5, 6, 7, 2)))
+    write(source / "imagesTs" / "case_004.nii.gz", ramp((5, 6, 7, 2, 3)))
     (source / "imagesTr" / "._case_000.nii.gz").write_bytes(b"\x00\x05\x16\x07" * 20)
     (source / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}}))
     report = ingest([source], pool, key)
@@ -67,7 +69,7 @@ def test_a_decathlon_folder_becomes_a_pool_of_its_images(source: Path, pool: Poo
     assert volumes["patient"].n_unique() == volumes["study"].n_unique() == 4
     assert set(volumes["modality"]) == {"CT"}
     assert set(volumes["units"]) == {"HU"}
-    assert {*volumes["flags"].explode()} == {"patient_from_file_name"}
+    assert {*volumes["flags"].explode()} - {"near_duplicate"} == {"patient_from_file_name"}
     for row in volumes.iter_rows(named=True):
         assert row["role"] == pool.role_of(row["patient"], key)
     assert pool.verify() == []
@@ -83,7 +85,7 @@ def test_voxels_and_places_are_those_of_nibabel(tmp_path_factory: Any, axes: lis
     path = write(tmp_path_factory.mktemp("nifti") / "a.nii", ramp((4, 5, 6)), affine)
     header = read_header(source_file(path), None)[0]
     assert isinstance(header, NiftiHeader)
-    made, image = load(source_file(path), header), nibabel.load(path)
+    made, image = header.load(source_file(path)), nibabel.load(path)
     assert np.array_equal(made.array.T, image.get_fdata())
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ np.reshape(made.affine or [], (4, 4)), image.affine)
     assert made.spacing_mm == pytest.approx(image.header.get_zooms()[::-1])
@@ -93,7 +95,7 @@ def test_integers_stay_integers_beside_their_slope(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", ramp(), scale=(0.5, -1024.0))
     header = read_header(source_file(path), "CT")[0]
     assert isinstance(header, NiftiHeader)
-    made = load(source_file(path), header)
+    made = header.load(source_file(path))
     assert (made.array.dtype, made.slope, made.intercept, made.units) == (np.dtype("i2"), 0.5, -1024.0, "HU")
     assert np.array_equal(made.array.T * 0.5 - 1024, nibabel.load(path).get_fdata())
 
@@ -106,9 +108,24 @@ def test_a_file_without_a_place_says_so_by_having_no_affine(tmp_path: Path) -> N
     (tmp_path / "a.nii").write_bytes(image.to_bytes())
     header = read_header(source_file(tmp_path / "a.nii"), None)[0]
     assert isinstance(header, NiftiHeader)
-    made = load(source_file(tmp_path / "a.nii"), header)
+    made = header.load(source_file(tmp_path / "a.nii"))
     assert made.affine is None
     assert made.spacing_mm == pytest.approx([0.003, 0.002, 0.001])
+
+
+@pytest.mark.parametrize(("unit", "times"), [("sec", [0.0, 2.5, 5.0]), ("unknown", None)])
+def test_a_fourth_axis_is_time(source: Path, pool: Pool, key: Key, unit: str, times: list[float] | None) -> None:
+    image = nibabel.Nifti1Image(ramp((4, 5, 6, 3)), np.diag([-1.0, 2.0, 3.0, 1.0]))
+    image.header.set_zooms((1.0, 2.0, 3.0, 2.5))
+    image.header.set_xyzt_units("mm", unit)
+    nibabel.save(image, source / "a.nii")
+    ingest([source], pool, key, modality="MR")
+    row = pool.catalog.volumes.row(0, named=True)
+    assert (row["axes"], row["shape"], row["spacing_mm"]) == ("TZYX", [3, 6, 5, 4], [3.0, 2.0, 1.0])
+    assert (row["times"], row["affine"][:4]) == (times, [1, 0, 0, 0])
+    assert ("t_seconds" if times else "t_index") in row["flags"]
+    assert np.array_equal(pool.reader().read(0), ramp((4, 5, 6, 3)).T)
+    assert pool.verify() == []
 
 
 def test_one_slice_is_a_flat_image(source: Path, pool: Pool, key: Key) -> None:

@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_met_all_the_same(source: Path) -> None:
     (source / "gone").symlink_to(source / "nothing")
     os.mkfifo(source / "pipe")
     found = walk([source], Path("/nowhere"))
-    assert [(f.relative, f.is_readable) for f in found] == [("export/gone", False), ("export/pipe", False)]
+    assert [(f.relative, f.reason) for f in found] == [("export/gone", "unreadable"), ("export/pipe", "unreadable")]
 
 
 def test_the_pool_is_no_source_of_itself(source: Path) -> None:
@@ -82,3 +82,9 @@ def test_nothing_to_walk_is_an_error(source: Path) -> None:
         names(source)
     with pytest.raises(MedsslError, match="no such folder"):
         names(source / "none")
+
+
+def test_two_spellings_of_one_name_are_two_files(source: Path) -> None:
+    for name in ("e\u0301", "\u00e9"):
+        (source / name).write_text(name)
+    assert names(source) == ["export/\u00e9", "export/\u00e9 (2)"]

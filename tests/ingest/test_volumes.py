@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,11 @@ from synthetic_dicom import CT, ct_slice, dataset, radiograph, save, with_pixels
 
 from medssl.ingest.ingest import ingest
 from medssl.ingest.report import IngestReport
+from medssl.ingest.rules import Rules
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
+
+CAREFUL = Rules()
 
 
 class Case:
@@ -27,10 +31,12 @@ class Case:
     def __init__(self, source: Path, pool: Pool, key: Key) -> None:
         self.source, self.pool, self.key = source, pool, key
 
-    def run(self, objects: Iterable[Dataset], syntaxes: tuple[str | None, ...] = (None,)) -> IngestReport:
+    def run(
+        self, objects: Iterable[Dataset], syntaxes: tuple[str | None, ...] = (None,), rules: Rules = CAREFUL
+    ) -> IngestReport:
         for i, ds in enumerate(objects):
             save(ds, self.source / f"{i:03d}", syntaxes[i % len(syntaxes)])
-        report = ingest([self.source], self.pool, self.key)
+        report = ingest([self.source], self.pool, self.key, rules=rules)
         assert self.pool.verify() == []
         return report
 
@@ -53,6 +59,13 @@ def case(source: Path, pool: Pool, key: Key) -> Case:
 
 def outcomes(report: IngestReport) -> dict[tuple[str, str | None], int]:
     return {(str(c.outcome), c.reason and str(c.reason)): c.files for c in report.outcomes}
+
+
+def in_time(z: float, t: int, **elements: Any) -> Dataset:
+    """Return a slice at ``z`` whose voxels hold ``z + 10 t``."""
+    ds = ct_slice(z, f"{z} {t}", **elements)
+    ds.PixelData = (np.frombuffer(ds.PixelData, "<i2") + 10 * t).astype("<i2").tobytes()
+    return ds
 
 
 def shuffled(slices: list[Dataset]) -> list[Dataset]:
@@ -102,6 +115,7 @@ def test_signed_padding_is_kept(case: Case) -> None:
         ({"SeriesNumber": 9}, 2),
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, 2),
         ({"EchoTime": 80, "EchoNumbers": 2}, 2),
+        ({"ConvolutionKernel": "B70f"}, 2),
         ({"PixelSpacing": [0.6, 0.75]}, 2),
         ({"ImageOrientationPatient": [0, 1, 0, -1, 0, 0]}, 2),
         ({"ExposureTime": 900, "XRayTubeCurrent": 77, "AcquisitionNumber": 5}, 1),
@@ -113,15 +127,83 @@ def test_a_series_is_split_by_what_separates_volumes(case: Case, changes: dict[s
     assert sorted(row["shape"][0] for row in case.rows) == ([3, 3] if num_volumes == 2 else [6])
 
 
-@pytest.mark.parametrize("tag", ["TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "AcquisitionNumber"])
-def test_time_points_that_plain_tags_tell_apart_are_volumes_of_their_own(case: Case, tag: str) -> None:
-    slices = [ct_slice(z, f"{z} {t}", **{tag: t}) for z in (0.0, 1.0, 2.0) for t in (1, 2, 3)]
-    for ds in slices:
-        ds.PixelData = (np.frombuffer(ds.PixelData, "<i2") + 1000 * int(ds[tag].value)).tobytes()
+@pytest.mark.parametrize(
+    ("tag", "flag"),
+    [
+        ("TemporalPositionIdentifier", "t_position"),
+        ("DiffusionBValue", "t_b_value"),
+        ("TriggerTime", "t_trigger_ms"),
+        ("AcquisitionNumber", "t_acquisition"),
+    ],
+)
+def test_time_points_that_a_tag_tells_apart_are_one_volume_with_a_time_axis(case: Case, tag: str, flag: str) -> None:
+    slices = [in_time(z, t, **{tag: t}) for z in (0.0, 1.0, 2.0) for t in (9, 10, 100)]
     assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
-    assert [row["flags"] for row in case.rows] == [["part_of_4d"]] * 3
-    found = sorted(case.voxels(row)[:, 5, 5].tolist() for row in range(3))
-    assert found == [[1000 * t + z for z in (0, 1, 2)] for t in (1, 2, 3)]
+    (row,) = case.rows
+    assert (row["axes"], row["shape"], row["flags"]) == ("TZYX", [3, 3, 32, 34], [flag])
+    assert (row["times"], row["spacing_mm"]) == ([9, 10, 100], [1.0, 0.5, 0.75])
+    assert case.voxels()[:, :, 5, 5].tolist() == [[10 * t + z for z in (0, 1, 2)] for t in (9, 10, 100)]
+    assert case.slices(row["volume"]) == list(range(9))
+
+
+def test_times_of_day_are_kept_as_seconds_from_the_first_also_over_midnight(case: Case) -> None:
+    clock = {1: "235958.5", 2: "000001", 3: "000003.5"}
+    case.run(shuffled([in_time(z, t, AcquisitionTime=clock[t]) for z in (0.0, 1.0) for t in clock]))
+    assert (case.rows[0]["times"], case.rows[0]["flags"]) == ([0, 2.5, 5], ["t_seconds"])
+    assert case.voxels()[:, 0, 5, 5].tolist() == [10, 20, 30]
+
+
+def test_the_time_point_at_which_a_scan_was_stopped_is_left_out_and_said(case: Case) -> None:
+    slices = [in_time(z, t, TemporalPositionIdentifier=t) for t in (1, 2, 3) for z in (0.0, 1.0, 2.0)]
+    report = case.run(slices[:-1])
+    assert outcomes(report) == {("stored", None): 6, ("quarantined", "incomplete_time_point"): 2}
+    (row,) = case.rows
+    assert (row["shape"], row["flags"]) == ([2, 3, 32, 34], ["incomplete_series", "t_position"])
+
+
+def test_a_slice_taken_twice_leaves_the_first_volume(case: Case) -> None:
+    slices = [in_time(z, 1, AcquisitionNumber=1) for z in (0.0, 1.0, 2.0)] + [in_time(1.0, 2, AcquisitionNumber=2)]
+    report = case.run(slices)
+    assert outcomes(report) == {("stored", None): 3, ("quarantined", "incomplete_time_point"): 1}
+    assert (case.rows[0]["axes"], case.rows[0]["times"]) == ("ZYX", None)
+
+
+@pytest.mark.parametrize("time_first", [True, False])
+def test_mr_time_points_without_a_tag_follow_their_numbers(case: Case, *, time_first: bool) -> None:
+    pairs = [(z, t) for t in (1, 2, 3) for z in (2, 0, 1)] if time_first else [
+        (z, t) for z in (0, 1, 2) for t in (1, 2, 3)
+    ]  # fmt: skip
+    slices = [in_time(z, t, Modality="MR", InstanceNumber=i) for i, (z, t) in enumerate(pairs)]
+    assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
+    (row,) = case.rows
+    assert (row["axes"], row["flags"], row["times"]) == ("TZYX", ["t_instance_number"], None)
+    assert case.voxels()[:, :, 5, 5].tolist() == [[10 * t + z for z in (0, 1, 2)] for t in (1, 2, 3)]
+
+
+def test_ct_slices_told_apart_by_numbers_alone_may_be_two_reconstructions_and_are_refused(case: Case) -> None:
+    slices = [in_time(z, t, InstanceNumber=2 * t + z) for t in (1, 2) for z in (0, 1)]
+    assert outcomes(case.run(slices)) == {("quarantined", "duplicate_position"): 4}
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_an_export_sent_again_with_other_uids_and_numbers_is_a_copy(case: Case, modality: str) -> None:
+    slices = [in_time(z, t, Modality=modality, InstanceNumber=10 * t + z) for t in (1, 2) for z in (0, 1, 2)]
+    for one, other in zip(slices[:3], slices[3:], strict=True):
+        other.PixelData = one.PixelData
+    report = case.run(slices)
+    assert outcomes(report) == {("stored", None): 3, ("duplicate", "same_pixels"): 3}
+    assert case.rows[0]["axes"] == "ZYX"
+    copies = case.pool.instances.filter(pl.col("outcome") == "duplicate")
+    assert sorted(copies["slice"]) == [0, 1, 2]
+
+
+def test_phases_of_the_heart_at_one_place_are_a_film(case: Case) -> None:
+    report = case.run(shuffled([in_time(0, t, Modality="MR", TriggerTime=40.0 * t) for t in range(5)]))
+    assert outcomes(report) == {("stored", None): 5}
+    (row,) = case.rows
+    assert (row["axes"], row["shape"], row["affine"]) == ("TYX", [5, 32, 34], None)
+    assert (row["spacing_mm"], row["times"]) == ([0.5, 0.75], [0, 40, 80, 120, 160])
+    assert case.voxels()[:, 5, 5].tolist() == [0, 10, 20, 30, 40]
 
 
 def test_slices_with_equal_pixels_at_one_place_are_kept_when_their_time_differs(case: Case) -> None:
@@ -142,7 +224,7 @@ def test_time_points_that_nothing_tells_apart_are_refused(case: Case) -> None:
     [
         ([ct_slice(z) for z in (0.0, 1.0, 3.0, 4.0)], "missing_slices"),
         ([ct_slice(z) for z in (0.0, 1.0, 2.3, 3.0, 4.9)], "uneven_spacing"),
-        ([ct_slice(z, ImagePositionPatient=[-10, 0.25 * z, z]) for z in (0.0, 1.0, 2.0)], "gantry_tilt"),
+        ([ct_slice(z, ImagePositionPatient=[-10, 3 * z**2, z]) for z in (0.0, 1.0, 2.0)], "bad_geometry"),
         ([ct_slice(z, ImagePositionPatient=None) for z in (0.0, 1.0)], "no_geometry"),
         ([ct_slice(z, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]) for z in (0.0, 1.0)], "no_geometry"),
     ],
@@ -151,6 +233,41 @@ def test_what_cannot_be_stacked_is_quarantined(case: Case, slices: list[Dataset]
     assert outcomes(case.run(slices)) == {("quarantined", reason): len(slices)}
     assert case.rows == []
     assert list(case.pool.shards.glob("*")) == []
+
+
+def test_a_tilted_stack_is_kept_leaning(case: Case) -> None:
+    case.run([ct_slice(z, ImagePositionPatient=[-10, 0.25 * z, z]) for z in (0.0, 1.0, 2.0)])
+    (row,) = case.rows
+    assert (row["flags"], row["spacing_mm"]) == (["gantry_tilt"], [1.0, 0.5, 0.75])
+    assert row["affine"] == [0.75, 0, 0, -10, 0, 0.5, 0.25, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_a_scout_parallel_to_the_slices_is_split_off(case: Case) -> None:
+    slices = [ct_slice(z) for z in range(8)]
+    report = case.run([*slices, ct_slice(90)])
+    assert outcomes(report) == {("stored", None): 8, ("quarantined", "stray_slice"): 1}
+    (row,) = case.rows
+    assert (row["spacing_mm"][0], row["flags"]) == (1.0, ["incomplete_series"])
+
+
+def test_a_scout_does_not_excuse_a_missing_slice(case: Case) -> None:
+    report = case.run([ct_slice(z) for z in (0, 1, 2, 4, 5, 6, 7, 90)])
+    assert outcomes(report) == {("quarantined", "missing_slices"): 7, ("quarantined", "stray_slice"): 1}
+
+
+def test_gaps_are_refused_or_filled_between_neighbours_and_recorded(case: Case) -> None:
+    slices = [ct_slice(z) for z in (0.0, 2.0, 6.0, 8.0)]
+    slices[2].add_new(0x00280120, "SS", 7)  # padding of one voxel, in one slice
+    report = case.run(slices, rules=Rules(allow_gaps=True))
+    assert outcomes(report) == {("stored", None): 4}
+    (row,) = case.rows
+    assert (row["shape"], row["spacing_mm"][0], row["slices_mm"]) == ([5, 32, 34], 2.0, [0, 2, 6, 8])
+    assert (row["flags"], row["dtype"]) == (["gaps_resampled", "rescaled"], "float32")
+    assert (row["slope"], row["intercept"], row["units"]) == (1.0, 0.0, "HU")
+    assert case.voxels()[:, 5, 5].tolist() == [-1024, -1022, -1020, -1018, -1016]
+    assert case.voxels()[:, 0, 0].tolist() == [-1017, -1017, row["padding"], row["padding"], -1017]
+    assert row["padding"] < case.voxels()[:, 1:].min()
+    assert case.slices(row["volume"]) == [0, 1, 3, 4]
 
 
 def test_one_slice_alone_and_a_stray_scout_do_no_harm(case: Case) -> None:
@@ -253,3 +370,19 @@ def test_a_ct_without_rescale_is_not_in_hounsfield_units(case: Case) -> None:
         del ds.RescaleSlope, ds.RescaleIntercept
     case.run(slices)
     assert case.rows[0]["units"] == "stored"
+
+
+def test_a_volume_is_built_in_the_memory_of_one_volume(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    for z in range(48):
+        array = rng.integers(0, 2, (256, 256)).astype(np.int16)
+        ds = with_pixels(dataset(CT, f"c{z}", Modality="CT", ImageType=["ORIGINAL"]), array)
+        ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing = [0, 0, z], [1, 0, 0, 0, 1, 0], [1, 1]
+        save(ds, case.source / f"{z:03d}")
+    size = 48 * 256 * 256 * 2
+    tracemalloc.start()
+    ingest([case.source], case.pool, case.key)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert case.voxels().nbytes == size
+    assert peak < 1.5 * size  # the volume, its compressed bytes, a slice, tables

@@ -41,7 +41,7 @@ def test_a_pool_lies_on_disk_as_documented(pool: Pool) -> None:
     tables = {"catalog/volumes.parquet", "catalog/instances.parquet", "catalog/labels/00000.parquet"}
     assert files == {"pool.json", ".lock", "shards/00000.tar", "shards/00001.tar"} | tables
     written = json.loads((pool.path / "pool.json").read_text())
-    assert written["counts"] == {"volumes": 5, "instances": 5, "label_parts": 1}
+    assert written["counts"] == {"volumes": 5, "instances": 5, "label_parts": 1, "masks": 0, "removed_files": 0}
     assert written["key"] == KEY.fingerprint
     assert written["settings"]["roles"] == {"dev": 0.7, "val": 0.1, "test": 0.2}
     assert KEY.secret not in (pool.path / "pool.json").read_bytes()

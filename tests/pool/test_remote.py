@@ -16,7 +16,8 @@ import pytest
 from small_pools import KEY, add, voxels
 
 from medssl.core.errors import CorruptShard, PoolError
-from medssl.pool import remote
+from medssl.pool import masks, remote
+from medssl.pool.catalog import INSTANCES, VOLUMES, empty
 from medssl.pool.pool import Pool
 from medssl.pool.remote import pull
 
@@ -66,6 +67,21 @@ def test_a_copy_has_the_tables_labels_and_voxels_of_the_pool(source: Pool, tmp_p
     assert copy.verify() == []
     assert seen[-1][0] == seen[-1][1] == sum(p.stat().st_size for p in source.shards.glob("*.tar"))
     expect_all_readable(copy.path)
+
+
+def test_masks_come_along_also_those_that_are_drawn_later(source: Pool, tmp_path: Path) -> None:
+    row = source.catalog.volumes.row(0, named=True)
+    for name in ("one", "two"):
+        mask = KEY.hmac("mask", name)
+        drawn = np.random.default_rng(len(name)).integers(0, 2, (2, 3, 4, 5)).astype(np.uint8)
+        columns = masks.write(masks.path_of(source.path, mask), drawn)
+        ids = {level: row[level] for level in ("volume", "patient", "study")}
+        rows = pl.DataFrame([{"mask": mask, **ids, "labels": ["a", "b"], **columns}], schema=masks.MASKS)
+        source.append(empty(VOLUMES), empty(INSTANCES), rows)
+        pull(url(source), tmp_path / "copy")
+        copy = Pool.open(tmp_path / "copy")
+        found = copy.masks.filter(pl.col("mask") == mask).row(0, named=True)
+        assert np.array_equal(masks.read(copy.path, mask, found["sha256"]), drawn)
 
 
 def test_an_interrupted_pull_is_no_pool_and_goes_on_without_loading_again(

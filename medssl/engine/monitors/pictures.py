@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress, Views
 from medssl.core.collectives import rank
+from medssl.data import sheet
 from medssl.engine.monitors.base import Observation, due, evaluating
 from medssl.methods.base import Method
 from medssl.models.encoders.base import TokenEncoder
@@ -124,9 +125,7 @@ def tinted(images: Tensor, values: Tensor) -> Tensor:
 
 def planes(images: Tensor) -> list[Tensor]:
     """Return ``C Y X`` pictures of ``B C *S``: the images, or of each volume the middle plane of every axis."""
-    if images.ndim == 4:
-        return list(images)
-    return [image.select(axis, image.shape[axis] // 2) for image in images for axis in (1, 2, 3)]
+    return [picture for of_one in zip(*sheet.planes(images), strict=True) for picture in of_one]
 
 
 def flat(picture: Tensor) -> Picture:
