@@ -7,11 +7,12 @@ what ``describe`` returns reaches a catalog; every other element, private or nes
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 
 from medssl.dicom import vocabulary
-from medssl.dicom.header import Header, Person
+from medssl.dicom.header import Acquisition, Header, Ids, Person
 from medssl.pool.key import Key
 
 MAX_AGE_YEARS = 90.0
@@ -125,7 +126,12 @@ class Pseudonyms:
 
 def describe(header: Header, pseudonyms: Pseudonyms) -> Described:
     """Return everything of ``header`` that may leave it."""
-    ids, seen, person = header.ids, header.acquisition, header.person
+    series = replace(header.ids, sop_uid="")  # so that all slices of a series share one answer
+    return _describe(series, header.person, header.acquisition, header.flags, pseudonyms)
+
+
+@lru_cache(maxsize=256)
+def _describe(ids: Ids, person: Person, seen: Acquisition, flags: frozenset[str], pseudonyms: Pseudonyms) -> Described:
     patient = pseudonyms.patient(ids.patient_id, ids.issuer, ids.study_uid)
     pulses = sorted({s.upper() for s in seen.scanning_sequence} & vocabulary.SCANNING_SEQUENCES)
     dimensions = [seen.dimensions] if seen.dimensions in ("2D", "3D") else []
@@ -143,7 +149,7 @@ def describe(header: Header, pseudonyms: Pseudonyms) -> Described:
         sex=vocabulary.known(person.sex, vocabulary.SEXES),
         age=age_years(person, seen.date),
         day=pseudonyms.day(seen.date, patient),
-        flags=header.flags | ({"placeholder_patient"} if is_placeholder(ids.patient_id) else set()),
+        flags=flags | ({"placeholder_patient"} if is_placeholder(ids.patient_id) else set()),
     )
 
 

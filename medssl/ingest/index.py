@@ -183,13 +183,11 @@ def _without_killers(files: Sequence[NamedFile], modality: str | None) -> list[E
 
 
 def _row(entry: Entry, pseudonyms: Pseudonyms) -> Row:
-    ids, header = entry.ids, entry.header
+    ids, header, size = entry.ids, entry.header, entry.file.num_bytes
+    patient = pseudonyms.patient(ids.patient_id, ids.issuer, ids.study_uid) if ids else None
     sop = pseudonyms.uid("sop", ids.sop_uid) if ids and ids.sop_uid else None
     series = pseudonyms.uid("series", ids.series_uid) if ids and ids.series_uid else None
     if header is None:
-        patient = pseudonyms.patient(ids.patient_id, ids.issuer, ids.study_uid) if ids else None
-        return Row(entry.source_key, entry.file.num_bytes, entry.reason, patient, series, sop, None, 0)
-    about = described(header, pseudonyms)
+        return Row(entry.source_key, size, entry.reason, patient, series, sop, None, 0)
     kind = str(header.kind) if isinstance(header, Header) else "file"
-    size = entry.file.num_bytes
-    return Row(entry.source_key, size, entry.reason, about.patient, about.series, sop, kind, header.num_bytes)
+    return Row(entry.source_key, size, entry.reason, patient, series, sop, kind, header.num_bytes)
