@@ -59,7 +59,8 @@ def encode(array: NDArray[Any], codec: Codec) -> bytes:
         typesize=array.dtype.itemsize,
         nthreads=1,  # more than one encode the same array to other bytes each time
     )
-    frame: bytes = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=params).to_cframe()
+    made = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=params, contiguous=True)  # else it is copied
+    frame: bytes = made.to_cframe()
     return frame
 
 
