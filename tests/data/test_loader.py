@@ -1,8 +1,10 @@
 """The loader: the same batches for any number of workers and processes, and from any starting step."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -202,6 +204,29 @@ def test_a_corrupt_volume_is_one_error_with_and_without_workers(tmp_path: Path) 
         with pytest.raises(CorruptShard, match="differ from their checksum") as caught:
             drawn(made, 0, 2)
         assert "\n" not in str(caught.value)
+
+
+def hold(data: Prepared, pids: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    batches = feed(data, workers=2).steps(0, 8)
+    next(batches)
+    children = Path(f"/proc/{multiprocessing.forkserver._forkserver._forkserver_pid}/task")  # type: ignore[attr-defined]
+    pids.put([int(p) for task in children.iterdir() for p in (task / "children").read_text().split()])
+    signal.pause()
+
+
+def test_workers_end_with_a_training_process_that_is_killed(data: Prepared) -> None:
+    context = multiprocessing.get_context("spawn")
+    pids: multiprocessing.Queue[list[int]] = context.Queue()  # type: ignore[type-arg]
+    trainer = context.Process(target=hold, args=(data, pids))
+    trainer.start()
+    workers = pids.get(timeout=120)
+    assert len(workers) >= 2
+    trainer.kill()
+    trainer.join()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_killed_worker_is_one_clear_error_and_those_of_a_finished_run_are_gone(data: Prepared) -> None:
