@@ -127,13 +127,25 @@ def ingest(
     MEDSSL_DICOMWEB_TOKEN, or MEDSSL_DICOMWEB_USER and MEDSSL_DICOMWEB_PASSWORD. S3: in the usual AWS_… variables.
     """
     given = [source if "://" in source else Path(source) for source in sources]
-    options: dict[str, Any] = {"labels": labels, "tasks": task or [], "workers": workers, "key_file": key}
-    options |= {"linkage": linkage, "workspace": workspace, "scheduler": scheduler, "fresh": fresh}
-    options["quarantine_list"] = quarantine_list
-    options["images"] = images
-    options["rules"] = import_module("medssl.ingest.rules").Rules(allow_gaps=allow_gaps, burned_in=burned_in)
-    chosen = _study(prepare, None).prepare if prepare is not None else None
-    _call("ingest:ingest", given, pool, as_json=json, modality=modality, prepare=chosen, **options)
+    _call(
+        "ingest:ingest",
+        given,
+        pool,
+        as_json=json,
+        labels=labels,
+        tasks=task or [],
+        workers=workers,
+        key_file=key,
+        linkage=linkage,
+        workspace=workspace,
+        modality=modality,
+        prepare=_study(prepare, None).prepare if prepare is not None else None,
+        scheduler=scheduler,
+        fresh=fresh,
+        rules=import_module("medssl.ingest.rules").Rules(allow_gaps=allow_gaps, burned_in=burned_in),
+        quarantine_list=quarantine_list,
+        images=images,
+    )
 
 
 @pool_app.command("info", epilog="Example: medssl pool info pools/chest --html pool.html")

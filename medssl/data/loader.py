@@ -5,13 +5,10 @@ Everything drawn depends on keys alone, so neither workers nor processes change 
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Thread
-from typing import Any
 
 import blosc2
 import numpy as np
@@ -24,6 +21,7 @@ from torch.utils.data import DataLoader
 from medssl.core.batch import Loaded, Views
 from medssl.core.errors import MedsslError, StudyError, TrainingError
 from medssl.core.keys import hash_words
+from medssl.core.processes import end_with_parent
 from medssl.data.crops import cut
 from medssl.data.prepared import Prepared
 from medssl.data.reading import Read, Reading
@@ -138,15 +136,9 @@ class TrainingFeed:
 def _quiet(worker: int) -> None:
     """Keep a worker to one thread, and alive for as long as the training process, which stops in its own time."""
     blosc2.set_nthreads(1)
-    Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _end_with(parent: Any) -> None:
-    """Leave once the training process is gone, killed maybe: torch looks after the fork server instead."""
-    parent.join()
-    os._exit(1)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import connection
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
+
+from medssl.core.processes import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -136,11 +135,4 @@ def _processes(num: int) -> ProcessPoolExecutor:
 def _start() -> None:
     """Leave interrupts from the keyboard to the main process, which stops the others; never outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+    end_with_parent()

@@ -29,8 +29,7 @@ from typing import BinaryIO
 sys.path.insert(0, str(Path(__file__).parent))
 
 from objects import many_frames
-from pydicom import uid
-from synthetic_dicom import ct_slice, encoded, radiograph
+from synthetic_dicom import LOSSLESS, ct_slice, encoded, radiograph
 
 from medssl.dicom import read
 from medssl.dicom.decode import decode_frames
@@ -43,15 +42,6 @@ SECONDS_A_FILE = 30
 MEMORY = 3 << 30  # bytes of address space, of which Python and the decoders take one
 BROKEN = 70  # exit code of a worker that failed outside of the files
 FAILED = ("raised", "hung", "died")
-SYNTAXES = (
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.RLELossless,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-)
 
 
 @dataclass(frozen=True)
@@ -76,8 +66,8 @@ def corpus() -> list[bytes]:
     folder = Path(os.environ.get("MEDSSL_SHARED", default)) / "data"
     paths = sorted(path for path in folder.glob("dicom_*/**/*") if path.is_file() and "oracle" not in path.parts)
     published = [path.read_bytes() for path in paths if path.suffix != ".csv" and path.stat().st_size <= MAX_FILE]
-    synthetic = [encoded(make(), syntax) for make in (radiograph, lambda: ct_slice(1.0)) for syntax in SYNTAXES]
-    synthetic += [encoded(many_frames(4), syntax) for syntax in SYNTAXES]
+    synthetic = [encoded(make(), syntax) for make in (radiograph, lambda: ct_slice(1.0)) for syntax in LOSSLESS]
+    synthetic += [encoded(many_frames(4), syntax) for syntax in LOSSLESS]
     return published + synthetic * max(1, len(published) // len(synthetic) // 2)
 
 

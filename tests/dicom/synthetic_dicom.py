@@ -11,9 +11,22 @@ from numpy.typing import NDArray
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
+from medssl.core.places import LocalFile
+from medssl.dicom.header import Header
+from medssl.dicom.read import read_header
+
 ROOT = "1.2.826.0.1.3680043.10.998."
 DX = uid.DigitalXRayImageStorageForPresentation
 CT, MR = uid.CTImageStorage, uid.MRImageStorage
+LOSSLESS = [
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.RLELossless,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+]
 IDENTIFIERS = {
     "PatientName": "Quillfeather^Ottoline",
     "PatientID": "MRN7719204",
@@ -92,6 +105,13 @@ def ct_slice(z: float, name: str | None = None, **elements: Any) -> FileDataset:
     ds.PixelSpacing, ds.InstanceNumber, ds.SeriesNumber = [0.5, 0.75], 1, 3
     ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
     return with_pixels(ds, array, **elements)
+
+
+def header_of(path: Path) -> Header:
+    """Return the header of a file that must have one."""
+    found = read_header(LocalFile(path))
+    assert found.header is not None, found.reason
+    return found.header
 
 
 def encoded(ds: Dataset, syntax: str | None = None) -> bytes:

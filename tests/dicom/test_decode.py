@@ -13,29 +13,13 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, convert_color_space
-from synthetic_dicom import CT, DX, ct_slice, dataset, encoded, radiograph, save, with_pixels
+from synthetic_dicom import CT, DX, LOSSLESS, ct_slice, dataset, encoded, header_of, radiograph, save, with_pixels
 
 from medssl.core.places import LocalFile
 from medssl.dicom.decode import Decoded, decode
 from medssl.dicom.header import Header
 from medssl.dicom.read import read_header
 from medssl.dicom.reasons import DicomProblem, Reason
-
-LOSSLESS = [
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.RLELossless,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-]
-
-
-def header_of(path: Path) -> Header:
-    found = read_header(LocalFile(path))
-    assert found.header is not None, found.reason
-    return found.header
 
 
 def decoded(ds: Dataset, tmp_path: Path, syntax: str | None = None) -> Decoded:

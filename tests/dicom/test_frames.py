@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from objects import cine, item, many_frames, mosaic, nuclear, ultrasound, volume
 from pydicom import uid
 from pydicom.dataset import FileDataset
-from synthetic_dicom import dataset, save, with_pixels
+from synthetic_dicom import LOSSLESS, dataset, header_of, save, with_pixels
 
 from medssl.core.places import LocalFile
 from medssl.dicom.decode import decode_frames
@@ -23,22 +23,6 @@ from medssl.dicom.header import PHASES, Header
 from medssl.dicom.objects import Kind
 from medssl.dicom.read import read_header
 from medssl.dicom.reasons import DicomProblem, Reason
-
-SYNTAXES = [
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.RLELossless,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-]
-
-
-def header_of(path: Path) -> Header:
-    found = read_header(LocalFile(path))
-    assert found.header is not None, found.reason
-    return found.header
 
 
 def pixels_of(path: Path, header: Header, indices: list[int] | None = None) -> NDArray[Any]:
@@ -56,7 +40,7 @@ def reason_of(ds: FileDataset, tmp_path: Path) -> Reason:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("syntax", LOSSLESS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_functional_groups_say_where_each_frame_lies(syntax: str, shared: bool, tmp_path: Path) -> None:
     path = save(many_frames(5, shared=shared), tmp_path / "x", syntax)

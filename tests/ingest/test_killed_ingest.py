@@ -117,7 +117,7 @@ def killed(export: Path, path: Path, last: int, workers: int = 1) -> int:
     return int(count.read_text()) if count.exists() else 0
 
 
-def kill_and_resume(export: Path, folder: Path, whole: Pool, last: int, workers: int = 1) -> None:
+def expect_whole_after_a_kill(export: Path, folder: Path, whole: Pool, last: int, workers: int = 1) -> None:
     folder.mkdir()
     pool = Pool.create(folder / "pool", KEY)
     assert killed(export, pool.path, last, workers) == 0
@@ -135,7 +135,7 @@ def touches(export: Path, folder: Path) -> int:
 def test_killed_at_three_points_and_resumed_equals_never_killed(export: Path, whole: Pool, tmp_path: Path) -> None:
     total = touches(export, tmp_path / "counting")
     for last in (total // 4, total // 2, total - 20):  # while it indexes, builds, commits
-        kill_and_resume(export, tmp_path / str(last), whole, last)
+        expect_whole_after_a_kill(export, tmp_path / str(last), whole, last)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_killed_at_three_points_and_resumed_equals_never_killed(export: Path, wh
 def test_killed_anywhere_and_resumed_equals_never_killed(part: int, export: Path, whole: Pool, tmp_path: Path) -> None:
     total = touches(export, tmp_path / "counting")
     last = random.Random(SEED + part).randint(part * total // 24 + 1, (part + 1) * total // 24)
-    kill_and_resume(export, tmp_path / "killed", whole, last)
+    expect_whole_after_a_kill(export, tmp_path / "killed", whole, last)
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_killed_with_its_workers_and_resumed_equals_never_killed(
     (tmp_path / "counting").mkdir()
     total = killed(export, Pool.create(tmp_path / "count" / "pool", KEY).path, last=0, workers=2)
     last = random.Random(SEED + part).randint(part * total // 6 + 1, (part + 1) * total // 6)
-    kill_and_resume(export, tmp_path / "killed", whole, last, workers=2)
+    expect_whole_after_a_kill(export, tmp_path / "killed", whole, last, workers=2)
 
 
 @pytest.mark.slow
