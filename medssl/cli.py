@@ -359,10 +359,12 @@ def _terminate(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line on stderr and its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except MedsslError as error:
         text = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), text), highlight=False)
         raise SystemExit(error.exit_code) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -26,7 +26,7 @@ from medssl.ingest.report import IngestReport, check_list, write_list
 from medssl.ingest.rules import Rules
 from medssl.ingest.work import Work
 from medssl.pool.key import Key
-from medssl.pool.pool import Pool
+from medssl.pool.pool import Pool, PoolInfo
 from medssl.tracking.journal import Journal
 from medssl.verbs.pool import tables
 from medssl.verbs.result import OK, QUARANTINED, Result
@@ -105,18 +105,32 @@ def ingest(
         )
     pool = Pool.open(pool_folder)
     counted = pool.info()
-    prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
-    with Journal.start(workspace, "ingest", pool_folder.name, settings, fingerprints=prints) as journal:
-        write_json(journal.folder / "pool_info.json", summary(pool))
-        journal.artifact(journal.folder / "pool_info.json")
-        journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": report.seconds})
+    facts = summary(pool, counted)
+    run = _journalled(workspace, pool, settings, counted, facts, report.seconds)
     name_quarantined(report)
     if quarantine_list is not None:
         write_list(quarantine_list, report.quarantined)
     made = ("made a key for this site in ~/.config/medssl/key: keep it, it belongs to the pool",) if key.created else ()
     next_step = "next: medssl pretrain STUDY.yaml"
     code = QUARANTINED if report.quarantined else OK
-    return Result({"run": journal.id, **summary(pool)}, (*tables(counted), *made, _said(report), next_step), code)
+    return Result({"run": run, **facts}, (*tables(counted), *made, _said(report), next_step), code)
+
+
+def _journalled(
+    workspace: Path,
+    pool: Pool,
+    settings: Mapping[str, Any],
+    counted: PoolInfo,
+    facts: Mapping[str, object],
+    seconds: float,
+) -> str:
+    """Journal a finished run and return its id."""
+    prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
+    with Journal.start(workspace, "ingest", pool.path.name, settings, fingerprints=prints) as journal:
+        write_json(journal.folder / "pool_info.json", facts)
+        journal.artifact(journal.folder / "pool_info.json")
+        journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": seconds})
+    return journal.id
 
 
 def name_quarantined(report: IngestReport) -> None:
@@ -148,9 +162,9 @@ def _executor(workers: int, scheduler: str | None, pool: Path) -> Iterator[Execu
         yield found
 
 
-def summary(pool: Pool) -> dict[str, object]:
+def summary(pool: Pool, counted: PoolInfo) -> dict[str, object]:
     """Return what a pool holds as plain JSON: counts by role and modality, outcomes, labels, fingerprints."""
-    counted, volumes = pool.info(), pool.catalog.volumes
+    volumes = pool.catalog.volumes
     people, studies = pl.col("patient").n_unique(), pl.col("study").n_unique()
     by_role = volumes.group_by("role").agg(
         people.alias("patients"), studies.alias("studies"), pl.len().alias("volumes")
