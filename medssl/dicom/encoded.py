@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import BinaryIO
 
@@ -37,8 +38,8 @@ def encoded_frames(place: Place, pixels: PixelFormat, indices: Sequence[int]) ->
         DicomProblem: the syntax contradicts the element, the bytes the number of frames, or a frame is cut.
         OSError: the file cannot be read.
     """
-    span, syntax = pixels.span, uid.UID(pixels.transfer_syntax)
-    if (syntax == DEFLATED_FRAMES or syntax.is_encapsulated) != span.encapsulated:
+    span, syntax = pixels.span, pixels.transfer_syntax
+    if _is_encapsulated(syntax) != span.encapsulated:
         raise DicomProblem(Reason.BAD_PIXEL_FORMAT)
     with place.open() as file:
         if span.inflate_from is not None:
@@ -51,6 +52,11 @@ def encoded_frames(place: Place, pixels: PixelFormat, indices: Sequence[int]) ->
         for index in indices:
             frame = _whole(stream, found[index], is_unmarked=syntax in UNMARKED)
             yield _inflated(frame, pixels) if syntax == DEFLATED_FRAMES else frame
+
+
+@cache
+def _is_encapsulated(syntax: str) -> bool:
+    return syntax == DEFLATED_FRAMES or uid.UID(syntax).is_encapsulated
 
 
 def _native(stream: BinaryIO, pixels: PixelFormat, index: int) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-from functools import cache, cached_property
+from collections.abc import Callable
+from functools import cache, cached_property, lru_cache
+from typing import TypeVar, TypeVarTuple
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -31,6 +33,9 @@ PRIVATE = {  # which vendors put where; names of ours
     "PhilipsBValue": (0x20011003, "FL"),
     "PhilipsGradient": (0x20011004, "CS"),
 }
+
+T = TypeVar("T")
+Rest = TypeVarTuple("Rest")
 
 
 class Fields:
@@ -68,24 +73,17 @@ class Fields:
             return ()
         if vr in BINARY:
             return tuple(map(str, self._binary(vr, value)))
-        return tuple(part.strip(" \0") for part in self._decoded(vr, value).split("\\"))
+        return _plain(value) or tuple(part.strip(" \0") for part in self._decoded(vr, value).split("\\"))
 
     def text(self, keyword: str) -> str:
         """Return the first value as text without padding; empty where there is none."""
-        return next(iter(self.texts(keyword)), "")
+        found = self.texts(keyword)
+        return found[0] if found else ""
 
     def numbers(self, keyword: str, num: int | None = None) -> tuple[float, ...] | None:
         """Return the first ``num`` values (all, if None) as finite numbers, or None."""
         vr, value = self.raw(keyword)
-        try:
-            if vr in BINARY:
-                found = tuple(float(v) for v in self._binary(vr, value)[:num])
-            else:
-                found = tuple(float(text) for text in value.strip(b" \0").split(b"\\")[:num])
-        except ValueError:
-            return None
-        is_whole = len(found) == (num or len(found)) > 0
-        return found if is_whole and all(map(math.isfinite, found)) else None
+        return _numbers(value, num, (vr, self.little) if vr in BINARY else None) if value else None
 
     def number(self, keyword: str) -> float | None:
         """Return the first value as a finite number, or None."""
@@ -116,13 +114,9 @@ class Fields:
         return tuple(v - 0x10000 if signed and v >= 0x8000 else v for v in wrapped)
 
     def _binary(self, vr: str, value: bytes) -> tuple[float, ...]:
-        size = struct.calcsize("<" + BINARY[vr])
-        num = len(value) // size
-        return struct.unpack(("<" if self.little else ">") + BINARY[vr] * num, value[: num * size])
+        return _unpacked(value, vr, little=self.little)
 
     def _decoded(self, vr: str, value: bytes) -> str:
-        if value.isascii() and b"\x1b" not in value:
-            return value.decode("ascii")
         if vr not in IN_ANY_SCRIPT:
             return value.decode("latin-1")
         try:
@@ -137,6 +131,39 @@ class Fields:
         """The Python names of the character sets of this data set; of unknown ones, the default."""
         named = next((layer[CHARACTER_SET][1] for layer in self.layers if CHARACTER_SET in layer), b"")
         return convert_encodings([part.strip(" \0") for part in named.decode("latin-1").split("\\")])
+
+
+def _remembered(read: Callable[[bytes, *Rest], T]) -> Callable[[bytes, *Rest], T]:
+    """Look up what short values mean: the files of a series share most of theirs."""
+    known = lru_cache(1024)(read)
+    return lambda value, *rest: known(value, *rest) if len(value) <= 256 else read(value, *rest)
+
+
+@_remembered
+def _plain(value: bytes) -> tuple[str, ...]:
+    """Return the values of an ASCII text, nothing where it needs a character set."""
+    if not value.isascii() or b"\x1b" in value:
+        return ()
+    return tuple([part.strip(" \0") for part in value.decode("ascii").split("\\")])
+
+
+@_remembered
+def _numbers(value: bytes, num: int | None, binary: tuple[str, bool] | None) -> tuple[float, ...] | None:
+    try:
+        if binary is not None:
+            found = tuple(map(float, _unpacked(value, binary[0], little=binary[1])[:num]))
+        else:
+            found = tuple(map(float, value.strip(b" \0").split(b"\\")[:num]))
+    except ValueError:
+        return None
+    is_whole = len(found) == (num or len(found)) > 0
+    return found if is_whole and all(map(math.isfinite, found)) else None
+
+
+def _unpacked(value: bytes, vr: str, *, little: bool) -> tuple[float, ...]:
+    size = struct.calcsize("<" + BINARY[vr])
+    num = len(value) // size
+    return struct.unpack(("<" if little else ">") + BINARY[vr] * num, value[: num * size])
 
 
 @cache

@@ -31,7 +31,7 @@ PHASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ids:
     """The raw identifiers of any readable DICOM object; ``name`` holds the words of the patient's name."""
 
@@ -43,7 +43,7 @@ class Ids:
     name: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Person:
     """What is known of the patient and the place; ``words`` come from names, institutions and numbers."""
 
@@ -54,7 +54,7 @@ class Person:
     words: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Palette:
     """The lookup tables of PALETTE COLOR, red, green, blue; a descriptor is (entries, first value, bits)."""
 
@@ -63,7 +63,7 @@ class Palette:
     is_segmented: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PixelFormat:
     """How every frame is encoded. The frames of a mosaic are the ``tiles`` a side of one encoded image."""
 
@@ -89,7 +89,7 @@ class PixelFormat:
         return self.rows * self.columns * samples * max(self.bits_allocated, 8) // 8 // self.tiles**2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plane:
     """Where a frame lies: position and direction cosines in LPS mm; spacing between rows, between columns."""
 
@@ -99,7 +99,7 @@ class Plane:
     instance_number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Values:
     """What stored values mean."""
 
@@ -112,7 +112,7 @@ class Values:
     padding: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frame:
     """One plane of pixels in its object: a whole file mostly, one of many in a multi-frame object, a tile of a mosaic.
 
@@ -127,7 +127,7 @@ class Frame:
     split: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Region:
     """A part of an ultrasound image that shows the patient, in pixels, the last ones included."""
 
@@ -138,7 +138,7 @@ class Region:
     spacing_mm: tuple[float, ...] | None  # between rows, between columns; None where an axis is no length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Acquisition:
     """Values that the catalog takes over only through controlled vocabularies.
 
@@ -157,7 +157,7 @@ class Acquisition:
     split: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """One image object. Holds identifiers: never written, logged or printed."""
 
@@ -176,7 +176,7 @@ class Header:
         return len(self.frames) * self.pixels.num_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Read:
     """What one file turned out to be: an image with its ``header``, else a ``reason``; ``ids`` where readable."""
 

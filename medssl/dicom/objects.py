@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 
 from pydicom import uid
 
@@ -70,6 +71,7 @@ DERIVED = {uid.RTDoseStorage, uid.ParametricMapStorage}
 BURNED_IN_RISK = ("Ultrasound", " US ", "Secondary Capture", "X-Ray Angio", "X-Ray Radiofluoro", " XA ", " XRF ")
 
 
+@lru_cache(256)
 def kind_of(sop_class: str) -> Kind | Reason:
     """Return what an object of this class becomes, or why it becomes nothing."""
     known = uid.UID(sop_class)
@@ -79,6 +81,7 @@ def kind_of(sop_class: str) -> Kind | Reason:
     return _reason(known)
 
 
+@lru_cache(256)
 def is_risky(sop_class: str) -> bool:
     """Return whether objects of this class tend to hold text in their pixels."""
     name = uid.UID(sop_class).name

@@ -29,7 +29,7 @@ MAGIC = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PixelSpan:
     """Where the value of the pixel element lies, in the file or (``inflate_from`` given) in its inflated data set.
 
@@ -45,7 +45,7 @@ class PixelSpan:
     inflate_from: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parsed:
     """The wanted elements before the pixels, the items of the wanted sequences, and where the pixels are."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,16 +31,3 @@ def quiet() -> Iterator[list[warnings.WarningMessage]]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         _silenced = was_silenced
-
-
-@contextmanager
-def mute() -> Iterator[None]:
-    """Keep back what C libraries print on the error stream of this process while the block runs."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

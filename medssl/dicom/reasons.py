@@ -49,7 +49,7 @@ class Reason(StrEnum):
     FRAME_COUNT = "frame_count"  # the number of frames contradicts the pixels or the functional groups
     MOSAIC = "mosaic"  # whose header does not say where its tiles lie
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
-    NEEDS_GDCM = "needs_python_gdcm"  # these name the package to install
+    NEEDS_IMAGECODECS = "needs_imagecodecs"  # these name the package to install
     NEEDS_OPENJPEG = "needs_pylibjpeg_openjpeg"
     NEEDS_PILLOW = "needs_pillow"
     NEEDS_PYJPEGLS = "needs_pyjpegls"

@@ -21,7 +21,7 @@ from medssl.ingest.work import Work, name_of
 CHUNK, MAX_CHUNK = 256, 1024  # files a task: on average, and at most
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One input file under its pseudonym: an image with its header, else a reason."""
 
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     voxel_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chunk:
     """Some files in the order of their paths; ``name`` is a hash of all that their headers depend on."""
 
@@ -73,7 +73,7 @@ class Entries:
         return [pickle.loads(packed[i]) for i in (range(len(packed)) if places is None else places)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Task:
     work: Work
     name: str

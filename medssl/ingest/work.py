@@ -27,7 +27,7 @@ It holds original identifiers (headers, paths). The run removes it when it commi
 operator's account only. `medssl ingest ... --fresh` discards it; deleting this folder is safe while no ingest runs.
 """
 ROOMS = ("core", "pool", "dicom", "ingest")  # whose code decides what a header or a shard is
-LIBRARIES = ("pydicom", "numpy", "blosc2", "python-gdcm", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "pillow")
+LIBRARIES = ("pydicom", "numpy", "blosc2", "imagecodecs", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "pillow")
 
 
 @dataclass(frozen=True)

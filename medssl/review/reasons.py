@@ -48,7 +48,7 @@ REASONS = {
     "frame_count": "It holds another number of frames than it says. Export it again.",
     "mosaic": "A mosaic that does not say where its tiles lie. Export it as single slices.",
     "unsupported_syntax": "Compressed in a way that no decoder here knows. Convert it, for instance with dcmtk.",
-    "needs_python_gdcm": INSTALL.format("python-gdcm"),
+    "needs_imagecodecs": INSTALL.format("imagecodecs"),
     "needs_pylibjpeg_openjpeg": INSTALL.format("pylibjpeg-openjpeg"),
     "needs_pillow": INSTALL.format("pillow"),
     "needs_pyjpegls": INSTALL.format("pyjpegls"),

@@ -6,8 +6,9 @@
 Peers come from a folder (pip install --target peers dcm2niix dicom2nifti SimpleITK itk); what is not there is skipped,
 and said. Each run is a process of its own on one core, all interleaved; imports do not count. Everybody ends with a
 file: NIfTI without compression, medssl a pool (de-identified, hashed, checked, compressed). A rate a CPU second is what
-to compare on a machine that others use as well. Series: a head MR of 192 files and a head CT (28 slices, five times one
-above the other), as they came and as JPEG lossless and JPEG 2000. ``floor``: reading every byte and nothing else.
+to compare on a machine that others use as well. Series: a head MR of 192 files, the same of eight patients, and a head
+CT (28 slices, five times one above the other), as they came and as JPEG lossless and JPEG 2000. ``floor``: reading
+every byte and nothing else. ``medssl_all_cores``: a worker a core, for the eight patients.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from pathlib import Path
 from statistics import median
 
 SHARED = Path(os.environ.get("MEDSSL_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "dicom_series"
-COPIES = 5  # of the CT
+COPIES, PATIENTS = 5, 8  # of the CT, of the MR
+MANY = "MR raw, eight patients"
 JPEG_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
 
 
-def medssl(source: Path, out: Path) -> Callable[[], object]:
+def medssl(source: Path, out: Path, workers: int = 1) -> Callable[[], object]:
     """One worker, the whole of ingest."""
     from medssl.ingest.ingest import ingest
     from medssl.pool.key import Key
@@ -39,7 +41,12 @@ def medssl(source: Path, out: Path) -> Callable[[], object]:
 
     key = Key(b"b" * 32)
     pool = Pool.create(out / "pool", key)
-    return lambda: ingest([source], pool, key)
+    return lambda: ingest([source], pool, key, workers=workers)
+
+
+def medssl_all_cores(source: Path, out: Path) -> Callable[[], object]:
+    """As many workers as cores."""
+    return medssl(source, out, os.cpu_count() or 1)
 
 
 def dcm2niix(source: Path, out: Path) -> Callable[[], object]:
@@ -57,8 +64,9 @@ def simpleitk(source: Path, out: Path) -> Callable[[], object]:
     import SimpleITK
 
     def run() -> None:
-        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(source))
-        SimpleITK.WriteImage(SimpleITK.ReadImage(names), str(out / "volume.nii"))
+        for folder in folders(source):
+            names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+            SimpleITK.WriteImage(SimpleITK.ReadImage(names), str(out / f"{folder.name}.nii"))
 
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     return run
@@ -78,8 +86,9 @@ def _monai(reader: str, source: Path, out: Path) -> Callable[[], object]:
     found = {"pydicom": PydicomReader, "itk": ITKReader}[reader]()
 
     def run() -> None:
-        array, about = found.get_data(found.read(str(source)))
-        nibabel.Nifti1Image(array, about["affine"]).to_filename(out / "volume.nii")
+        for folder in folders(source):
+            array, about = found.get_data(found.read(str(folder)))
+            nibabel.Nifti1Image(array, about["affine"]).to_filename(out / f"{folder.name}.nii")
 
     return run
 
@@ -98,10 +107,20 @@ def monai_itk(source: Path, out: Path) -> Callable[[], object]:
 
 def floor(source: Path, out: Path) -> Callable[[], object]:
     """Reading every byte."""
-    return lambda: [path.read_bytes() for path in source.iterdir()]
+    return lambda: [path.read_bytes() for path in files_of(source)]
 
 
-CANDIDATES = [medssl, dcm2niix, simpleitk, dicom2nifti, monai_pydicom, monai_itk, floor]
+CANDIDATES = [medssl, medssl_all_cores, dcm2niix, simpleitk, dicom2nifti, monai_pydicom, monai_itk, floor]
+
+
+def files_of(source: Path) -> list[Path]:
+    """Return every file."""
+    return [path for path in source.rglob("*") if path.is_file()]
+
+
+def folders(source: Path) -> list[Path]:
+    """Return the folders of single series, for those who read no more than that."""
+    return sorted({path.parent for path in files_of(source)})
 
 
 def child(name: str, source: Path, out: Path) -> None:
@@ -130,8 +149,9 @@ def _cpu_s() -> float:
 
 def series(folder: Path) -> dict[str, Path]:
     """Write the series to be read, each in a folder of its own."""
-    found = {"MR raw": folder / "mr", "CT raw": folder / "ct"}
+    found = {"MR raw": folder / "mr", MANY: folder / "mrs", "CT raw": folder / "ct"}
     shutil.copytree(SHARED / "mr_t1_structural_implicit", found["MR raw"])
+    _of_patients(found["MR raw"], found[MANY])
     found["CT raw"].mkdir()
     _stacked(SHARED / "ct_head_philips_flat", found["CT raw"])
     for name, syntax in (("JPEG lossless", JPEG_LOSSLESS), ("JPEG 2000", JPEG_2000)):
@@ -140,6 +160,22 @@ def series(folder: Path) -> dict[str, Path]:
         for path in sorted(found["CT raw"].iterdir()):
             _compress(path, found[f"CT {name}"] / path.name, syntax)
     return found
+
+
+def _of_patients(source: Path, out: Path) -> None:
+    """Give a series to several patients, each with UIDs of their own."""
+    from pydicom import dcmread, uid
+
+    for patient in map(str, range(PATIENTS)):
+        (out / patient).mkdir(parents=True)
+        for path in sorted(source.iterdir()):
+            ds = dcmread(path)
+            ds.PatientID = patient
+            for level in ("Study", "Series", "SOP"):
+                name = f"{level}InstanceUID"
+                ds[name].value = uid.generate_uid(entropy_srcs=[patient, ds[name].value])
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+            ds.save_as(out / patient / path.name)
 
 
 def _stacked(source: Path, out: Path) -> None:
@@ -203,8 +239,9 @@ def main() -> None:
 
 
 def _compare(title: str, source: Path, out: Path, rounds: int) -> None:
-    num, size = len(list(source.iterdir())), sum(p.stat().st_size for p in source.iterdir())
-    runs: dict[str, list[dict[str, float]]] = {c.__name__: [] for c in CANDIDATES}
+    num, size = len(files_of(source)), sum(path.stat().st_size for path in files_of(source))
+    candidates = [c for c in CANDIDATES if c is not medssl_all_cores or title == MANY]
+    runs: dict[str, list[dict[str, float]]] = {c.__name__: [] for c in candidates}
     skipped: dict[str, str] = {}
     one_core = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
     for _ in range(rounds):

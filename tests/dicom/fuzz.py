@@ -3,8 +3,7 @@
     python tests/dicom/fuzz.py --files 100000 --seed 0 --workers 2
 
 Prints how many ended how; exit code 1 if one raised, hung, or killed its process on reading its header. A decoder that
-kills its process (GDCM does, rarely, on progressive JPEG) is what ingest's workers are for: it calls that decoder_died.
-The same seed gives the same files.
+kills its process is what ingest's workers are for: it calls that decoder_died. The same seed gives the same files.
 """
 
 from __future__ import annotations

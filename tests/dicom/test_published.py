@@ -20,7 +20,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from medssl.core.places import LocalFile
 from medssl.core.types import Outcome
 from medssl.dicom import decode, frames
-from medssl.dicom.decode import ANY_JPEG, DECODERS, Decoder, decode_frames, decoder_of
+from medssl.dicom.decode import DECODERS, TURBO, Decoder, decode_frames, decoder_of
 from medssl.dicom.header import Acquisition, Header, Ids, Person
 from medssl.dicom.objects import Kind
 from medssl.dicom.parse import parse
@@ -169,10 +169,12 @@ def test_every_decoder_agrees_with_the_pinned_one(
         syntax, path = row["transfer_syntax_uid"], shared_dicom / row["file"]
         if row["decodable"] != "yes" or not DECODERS[syntax].plugin:
             continue
-        header = header_of(path)
-        for plugin in {*get_decoder(syntax).available_plugins} - {decoder_of(header.pixels).plugin}:
+        pinned = decoder_of(header_of(path).pixels)
+        plugins = {*get_decoder(syntax).available_plugins, *get_decoder(pinned.of or syntax).available_plugins}
+        for plugin in plugins - {pinned.plugin}:
+            another = Decoder(plugin, of=pinned.of if plugin == "gdcm" else "")  # which decodes more than pydicom asks
             with monkeypatch.context() as patched:
-                patched.setattr(decode, "decoder_of", lambda pixels, name=plugin: Decoder(name))
+                patched.setattr(decode, "decoder_of", lambda pixels, another=another: another)
                 other = voxels.__wrapped__(path)
             if isinstance(other, Reason):
                 failed.add((plugin, row["file"]))
@@ -180,14 +182,14 @@ def test_every_decoder_agrees_with_the_pinned_one(
                 assert np.array_equal(other, voxels(path)), (plugin, row["file"])
                 num_compared += 1
     assert failed == CANNOT.keys()
-    assert num_compared == 76
+    assert num_compared == 84
 
 
 def test_every_decoder_is_installed_and_named() -> None:
     for syntax, decoder in DECODERS.items():
         assert decoder.is_installed(syntax), decoder.package
         assert not decoder.plugin or decoder.missing is not Reason.UNSUPPORTED_SYNTAX
-    assert ANY_JPEG.package == "python-gdcm"
+    assert TURBO.package == "imagecodecs"
 
 
 @pytest.mark.parametrize("syntax", [syntax for syntax, decoder in DECODERS.items() if decoder.plugin])
@@ -200,7 +202,7 @@ def test_a_missing_decoder_is_a_reason_that_names_its_package(
     monkeypatch.setattr(type(get_decoder(uid.RLELossless)), "available_plugins", ())
     with pytest.raises(DicomProblem) as caught:
         next(decode_frames(LocalFile(path), header, header.frames))
-    package = {"gdcm": "python_gdcm", "pyjpegls": "pyjpegls", "pillow": "pillow", "pylibjpeg": "pylibjpeg_"}
-    plugin = "gdcm" if syntax == uid.JPEGExtended12Bit else DECODERS[syntax].plugin  # of these sixteen bits
+    package = {"imagecodecs": "imagecodecs", "pyjpegls": "pyjpegls", "pillow": "pillow", "pylibjpeg": "pylibjpeg_"}
+    plugin = TURBO.plugin if syntax == uid.JPEGExtended12Bit else DECODERS[syntax].plugin  # of these sixteen bits
     assert caught.value.reason.startswith(f"needs_{package[plugin]}")
     assert caught.value.reason.outcome is Outcome.QUARANTINED
