@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from medssl.core.errors import EvaluationError
 from medssl.core.keys import generator
 from medssl.core.score import Score
-from medssl.evaluation.metrics import Floats, metric_named
+from medssl.evaluation.metrics import Floats, Metric, metric_named
 
 CELLS_AT_ONCE = 2**22  # resamples x rows held in memory together: 32 MB of float64
 
@@ -34,7 +35,7 @@ def patient_bootstrap(
     Args:
         metric: a name of ``METRICS``.
         truth: ``N`` class indices.
-        probabilities: ``N K``.
+        probabilities: ``N K``, or ``S N K`` of several draws of training labels: the mean of their metrics counts.
         patients: ``N``; the rows of a patient are drawn together.
         seed: the same seed draws the same patients, whatever the metric.
         num: resamples. Those without every class leave the metric undefined and are left out.
@@ -44,7 +45,7 @@ def patient_bootstrap(
         EvaluationError: the metric is undefined on these rows, or on more than half of the resamples.
     """
     measure = metric_named(metric)
-    return _bootstrap(metric, lambda w: measure(truth, probabilities, w), patients, seed, num, level)
+    return _bootstrap(metric, partial(_mean, measure, truth, probabilities), patients, seed, num, level)
 
 
 def paired_difference(
@@ -62,9 +63,14 @@ def paired_difference(
     measure = metric_named(metric)
 
     def difference(weights: Floats) -> Floats:
-        return measure(truth, a, weights) - measure(truth, b, weights)
+        return _mean(measure, truth, a, weights) - _mean(measure, truth, b, weights)
 
     return _bootstrap(f"{metric} difference", difference, patients, seed, num, level)
+
+
+def _mean(measure: Metric, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
+    draws = predictions if predictions.ndim == 3 else predictions[None]
+    return np.asarray(np.mean([measure(truth, one, weights) for one in draws], axis=0))
 
 
 def _bootstrap(

@@ -1,118 +1,111 @@
-"""Judge an encoder by transfer: probes trained on dev, tuned on val, reported on test, beside its baselines."""
+"""Judge an encoder by transfer: trained on dev, tuned on val, reported on test, beside its baselines."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl.core.errors import EvaluationError
-from medssl.core.keys import hash_words
+from medssl.core.score import Score
 from medssl.core.types import Role
 from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap
+from medssl.evaluation.draws import draw
 from medssl.evaluation.gate import GateRule
-from medssl.evaluation.metrics import Floats
-from medssl.evaluation.probes import Labelled, knn_probe, linear_probe, pixels_probe
+from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.representation import feature_std, rankme
-from medssl.evaluation.results import DECIDING, Evaluation
+from medssl.evaluation.results import ENCODER, FEW, Evaluation, deciding
+from medssl.evaluation.units import Level, Units
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What is known of ``N`` images or volumes, labelled or not.
+class Systems:
+    """What is measured.
 
     Attributes:
-        systems: ``N D`` features each (``N *S`` pixels are flattened): ``"encoder"`` is judged, ``"random"`` is the
-            same architecture untrained, ``"pixels"`` are small images; further names are further baselines.
-        truth: the class of each row, None where there is no label.
-        roles: ``dev``, ``val`` or ``test`` of each row.
-        patients: pseudonym of each row's patient.
-
-    Raises:
-        EvaluationError: lengths differ, a feature is not finite, or a patient has rows of two roles.
+        probes: by system (``encoder``, ``random``, ``pixels``, …) and probe: measured with all labels.
+        learners: by system, ``encoder`` among them: compared with the few labels that ``GateRule.budget`` buys,
+            drawn ``GateRule.draws`` times, since a learner from scratch shows what labels alone can do.
+        features: ``N D`` of the encoder, to see a collapse.
     """
 
-    systems: Mapping[str, NDArray[Any]]
-    truth: Sequence[str | None]
-    roles: Sequence[str]
-    patients: Sequence[str]
+    probes: Mapping[str, Mapping[str, Fit]]
+    features: NDArray[Any]
+    learners: Mapping[str, Fit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if "encoder" not in self.systems:
-            raise EvaluationError(f"no features called 'encoder' among {sorted(self.systems)}")
-        num = len(self.truth)
-        lengths = {name: len(x) for name, x in self.systems.items()}
-        lengths |= {"roles": len(self.roles), "patients": len(self.patients)}
-        for name, length in lengths.items():
-            if length != num:
-                raise EvaluationError(f"{name} has {length} rows, truth has {num}: they must be equal")
-        unknown = sorted(set(map(str, self.roles)) - {str(r) for r in Role})
-        if unknown:
-            raise EvaluationError(f"unknown role {unknown[0]!r}: expected dev, val or test")
-        for name, x in self.systems.items():
-            bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-            if bad.any():
-                raise EvaluationError(f"{name}: {bad.sum()} of {num} rows are not finite, first row {bad.argmax()}")
-        sides = Counter(p for p, _ in {(p, str(r)) for p, r in zip(self.patients, self.roles, strict=True)})
-        mixed = sum(num_roles > 1 for num_roles in sides.values())
-        if mixed:
-            raise EvaluationError(f"{mixed} patients have images of two roles; each may be dev, val or test only")
+        for found in (self.probes, self.learners):
+            if found and ENCODER not in found:
+                raise EvaluationError(f"no system called {ENCODER!r} among {sorted(found)}")
 
 
 def evaluate(
-    examples: Examples,
+    problem: Problem,
+    systems: Systems,
     *,
-    task: str,
     rule: GateRule | None = None,
     metric: str = "auroc",
+    level: Level = "volume",
     seed: int = 0,
     num_resamples: int = 1000,
 ) -> Evaluation:
     """Measure every system and the paired differences of the encoder to each baseline.
 
     Args:
-        examples: features, labels, roles, patients.
-        task: name of what the labels say.
+        problem: what is to be predicted.
+        systems: what predicts it.
         rule: of the gate; its ``min_test_patients_per_class`` also says from when on there is a figure at all.
         metric: a name of ``METRICS``.
-        seed: of the bootstrap and of the randomised PCA.
+        level: who is judged.
+        seed: of the fits, the draws and the bootstrap.
         num_resamples: of the bootstrap.
 
     Raises:
         EvaluationError: there is no dev row, or the metric is unknown or undefined.
     """
     rule = rule or GateRule()
-    labels = _labels(examples)
-    if not labels.dev.any():
-        raise EvaluationError(f"none of {len(labels.dev)} rows is of role dev; probes train on dev patients only")
-    given = {}
-    if labels.measurable(rule):
-        given = {name: _probe(name, x, labels, seed) for name, x in examples.systems.items()}
-    test = labels.rows[Role.TEST]
-    truth, patients = labels.y[test], labels.patients[test]
-    scores, differences = {}, {}
-    for name, probes in given.items():
-        scores[name] = {
-            kind: patient_bootstrap(metric, truth, p, patients, seed=seed, num=num_resamples)
-            for kind, p in probes.items()
+    dev = problem.roles == str(Role.DEV)
+    if not dev.any():
+        raise EvaluationError(f"none of {len(problem)} rows is of role dev; probes train on dev patients only")
+    rows = {role: problem.rows(role) for role in Role}
+    counts = {role: class_patients(problem, found) for role, found in rows.items()}
+    scores: dict[str, dict[str, Score]] = {}
+    differences: dict[str, Score] = {}
+    if measurable(problem, counts, rule):
+        units = Units.of(problem, rows[Role.TEST], level)
+        judged = partial(patient_bootstrap, metric, units.truth, patients=units.patients, seed=seed, num=num_resamples)
+        compared = partial(
+            paired_difference, metric, units.truth, patients=units.patients, seed=seed, num=num_resamples
+        )
+        given = {
+            name: {
+                probe: units.mean(fit(rows[Role.DEV], rows[Role.VAL], rows[Role.TEST], seed))
+                for probe, fit in fits.items()
+            }
+            for name, fits in systems.probes.items()
         }
-        if name != "encoder":
-            ours, theirs = given["encoder"]["linear"], probes[DECIDING.get(name, "linear")]
-            differences[name] = paired_difference(metric, truth, ours, theirs, patients, seed=seed, num=num_resamples)
-    encoder = np.asarray(examples.systems["encoder"]).reshape(len(labels.dev), -1)[labels.dev]
+        few = {name: units.mean(few_labels(problem, fit, rule, seed)) for name, fit in systems.learners.items()}
+        scores = {name: {probe: judged(p) for probe, p in found.items()} for name, found in given.items()}
+        for name, predictions in few.items():
+            scores.setdefault(name, {})[FEW] = judged(predictions)
+        ours = given[ENCODER][deciding(given[ENCODER])]
+        differences = {
+            name: compared(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
+        } | {name: compared(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
+    encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
-        task=task,
+        task=problem.task,
         metric=metric,
-        classes=labels.classes,
-        num_train=len(labels.rows[Role.DEV]),
-        num_val=len(labels.rows[Role.VAL]),
-        num_test=len(test),
-        num_test_patients=len(np.unique(patients)),
-        class_patients=labels.class_patients,
+        classes=problem.names,
+        num_train=len(rows[Role.DEV]),
+        num_val=len(rows[Role.VAL]),
+        num_test=len(rows[Role.TEST]),
+        num_test_patients=len(np.unique(problem.patients[rows[Role.TEST]])),
+        class_patients=counts,
         systems=scores,
         differences=differences,
         feature_std=feature_std(encoder),
@@ -121,48 +114,32 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The labelled rows of each role, and how many patients of each class they hold."""
+def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:
+    """Return ``S M K`` predictions for the labelled test rows, one for each draw of ``rule.budget`` dev patients.
 
-    classes: tuple[str, ...]
-    y: NDArray[np.int64]  # class index, -1 without a label
-    patients: NDArray[Any]
-    dev: NDArray[np.bool_]  # labelled or not
-    rows: Mapping[Role, NDArray[np.int64]]
-    class_patients: Mapping[Role, Mapping[str, int]]
-
-    def measurable(self, rule: GateRule) -> bool:
-        """Return whether every class can be trained on and measured."""
-        dev, test = self.class_patients[Role.DEV], self.class_patients[Role.TEST]
-        enough = all(dev[c] and test[c] >= rule.min_test_patients_per_class for c in self.classes)
-        return len(self.classes) > 1 and enough
+    Labels to tune on cost as much: as many val patients as dev ones, in the proportion of the roles.
+    """
+    dev, val, test = (problem.rows(role) for role in (Role.DEV, Role.VAL, Role.TEST))
+    share = rule.budget / max(len(np.unique(problem.patients[dev])), 1)
+    num_val = round(share * len(np.unique(problem.patients[val])))
+    draws = [
+        fit(draw(problem, dev, rule.budget, seed + i), draw(problem, val, num_val, seed + i), test, seed + i)
+        for i in range(rule.draws)
+    ]
+    return np.stack(draws)
 
 
-def _labels(examples: Examples) -> _Labels:
-    roles = np.array([str(r) for r in examples.roles], dtype=np.str_)
-    classes = tuple(sorted({t for t in examples.truth if t is not None}))
-    index = {name: i for i, name in enumerate(classes)}
-    y = np.array([-1 if t is None else index[t] for t in examples.truth], dtype=np.int64)
-    patients = np.asarray(examples.patients)
-    rows = {role: np.flatnonzero((roles == role) & (y >= 0)) for role in Role}
-    counts = {
-        role: {name: len(np.unique(patients[of_role][y[of_role] == index[name]])) for name in classes}
-        for role, of_role in rows.items()
-    }
-    return _Labels(classes, y, patients, roles == Role.DEV, rows, counts)
+def class_patients(problem: Problem, rows: Rows) -> dict[str, int]:
+    """Return how many patients of each class (that have a finding; that there are, of a regression) ``rows`` hold."""
+    truth, patients = problem.truth[rows], problem.patients[rows]
+    if problem.kind is Kind.REGRESSION:
+        return {"": len(np.unique(patients))}
+    having = (truth == 1).T if problem.kind is Kind.MULTILABEL else [truth == i for i in range(len(problem.names))]
+    return {name: len(np.unique(patients[rows])) for name, rows in zip(problem.names, having, strict=True)}
 
 
-def _probe(system: str, features: NDArray[Any], labels: _Labels, seed: int) -> dict[str, Floats]:
-    """Return the test probabilities of each probe of ``system``."""
-    x = np.asarray(features).reshape(len(labels.y), -1)
-    rows = [labels.rows[role] for role in (Role.DEV, Role.VAL, Role.TEST)]
-    train, val, test = (Labelled(x[r], labels.y[r], labels.patients[r]) for r in rows)
-    num_classes = len(labels.classes)
-    if system == "pixels":
-        state = hash_words("pca", seed) % 2**32
-        return {"pca": pixels_probe(train, val, test.x, x[labels.dev], num_classes=num_classes, seed=state)}
-    return {
-        "knn": knn_probe(train, test.x, num_classes=num_classes),
-        "linear": linear_probe(train, val, test.x, num_classes=num_classes),
-    }
+def measurable(problem: Problem, counts: Mapping[Role, Mapping[str, int]], rule: GateRule) -> bool:
+    """Return whether everything can be trained on and measured."""
+    dev, test = counts[Role.DEV], counts[Role.TEST]
+    has_choice = problem.kind in (Kind.REGRESSION, Kind.MULTILABEL) or len(dev) > 1
+    return bool(dev) and has_choice and all(dev[c] and test[c] >= rule.min_test_patients_per_class for c in dev)

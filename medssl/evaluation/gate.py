@@ -21,12 +21,17 @@ REQUIRED = ("random", "pixels")
 
 
 class GateRule(Config):
-    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters."""
+    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters.
+
+    Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times.
+    """
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
     ceiling: Annotated[float, Field(gt=0, le=1)] = 0.995
     min_test_patients: Annotated[int, Field(ge=1)] = 20
     min_test_patients_per_class: Annotated[int, Field(ge=1)] = 5
+    budget: Annotated[int, Field(ge=2)] = 100
+    draws: Annotated[int, Field(ge=1)] = 3
     min_feature_std: Annotated[float, Field(ge=0)] = 0.01
     min_rankme: Annotated[float, Field(ge=1)] = 2.0
 

@@ -10,7 +10,14 @@ from medssl.core.score import Score
 from medssl.core.types import Role
 from medssl.evaluation.gate import GateRule, Verdict, gate
 
-DECIDING = {"pixels": "pca"}  # the probe that a difference is taken of; "linear" for every other system
+ENCODER = "encoder"  # the system that is judged; all others are baselines
+FEW = "few"  # the name under which what was learnt from few labels stands beside the probes
+DECIDING = ("linear", "pca", FEW)  # the first of these that a system has is what it is judged by
+
+
+def deciding(probes: Mapping[str, Any]) -> str:
+    """Return the name of the probe that a difference is taken of."""
+    return next((name for name in DECIDING if name in probes), next(iter(probes)))
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Evaluation:
 
     def deciding(self, system: str) -> Score:
         """Return the score by which ``system`` is judged."""
-        return self.systems[system][DECIDING.get(system, "linear")]
+        return self.systems[system][deciding(self.systems[system])]
 
     @property
     def verdict(self) -> Verdict:

@@ -16,9 +16,11 @@ from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.engine.distributed import device_for
 from medssl.engine.scoring import embed
-from medssl.evaluation.evaluate import Examples
+from medssl.evaluation import fits
+from medssl.evaluation.evaluate import Systems
 from medssl.evaluation.evaluate import evaluate as measure
 from medssl.evaluation.gate import Decision
+from medssl.evaluation.problem import Problem
 from medssl.evaluation.results import Evaluation
 from medssl.models.build import build_encoder
 from medssl.models.encoders.base import ENCODERS
@@ -66,18 +68,18 @@ def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> E
     config = ENCODERS.load(found.about["name"]).config_class.parse(found.about["config"])
     untrained = build_encoder(found.about["name"], config, data.geometry, seed=study.seed)
     volumes, kept = chosen.catalog.volumes, score_folder(study, found.fingerprint, "evaluate")
-    examples = Examples(
-        systems={
-            "encoder": embed(found.encoder, chosen, device, kept),
-            "random": embed(untrained, chosen, device, kept / "random"),
-            "pixels": _pixels(chosen),
-        },
-        truth=[truth.get(volume) for volume in volumes["volume"]],
-        roles=volumes["role"].to_list(),
-        patients=volumes["patient"].to_list(),
-    )
+    values = [truth.get(volume) for volume in volumes["volume"]]
+    roles, patients, studies = (volumes[name].to_list() for name in ("role", "patient", "study"))
+    problem = Problem.of(task, values, roles, patients, studies=studies)
+    features = embed(found.encoder, chosen, device, kept)
+    without = embed(untrained, chosen, device, kept / "random")
+    probes = {
+        name: {"knn": fits.knn_fit(problem, x, name), "linear": fits.linear_fit(problem, x, name)}
+        for name, x in {"encoder": features, "random": without}.items()
+    }
+    probes["pixels"] = {"pca": fits.pca_fit(problem, _pixels(chosen))}
     rule, num = study.evaluation.gate, study.evaluation.bootstrap
-    return measure(examples, task=task, rule=rule, seed=study.seed, num_resamples=num)
+    return measure(problem, Systems(probes, features), rule=rule, seed=study.seed, num_resamples=num)
 
 
 def _pixels(data: Prepared) -> NDArray[np.float32]:

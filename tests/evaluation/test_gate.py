@@ -1,7 +1,7 @@
 """The gate: its rule on hand-made figures, and its verdicts on simulated encoders from features to decision."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,8 +9,10 @@ import pytest
 from medssl.core.errors import EvaluationError
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.evaluate import Examples, evaluate
+from medssl.evaluation import fits
+from medssl.evaluation.evaluate import Systems, evaluate
 from medssl.evaluation.gate import Decision, GateRule, gate
+from medssl.evaluation.problem import Problem
 from medssl.evaluation.results import Evaluation
 
 GO, NO_GO, UNDECIDED = Decision.GO, Decision.NO_GO, Decision.UNDECIDED
@@ -124,19 +126,37 @@ def judged(encoder_noise=0.3, random_noise=8.0, pixel_noise=3.0, **cohort_change
     rng, latent, truth, roles, patients = cohort(**cohort_changes)
     noises = {"encoder": encoder_noise, "random": random_noise, "pixels": pixel_noise}
     systems = {name: views_of(rng, latent, noise) for name, noise in noises.items()}
-    return Examples(systems, truth, roles, patients)
+    return Simulated(systems, truth, roles, patients)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Features of each system; of pixels PCA is taken, of others kNN and a linear probe."""
+
+    systems: dict
+    truth: list
+    roles: np.ndarray
+    patients: np.ndarray
+
+    def measured(self, **arguments):
+        problem = Problem.of("t", list(self.truth), list(self.roles), list(self.patients))
+        probes = {
+            name: {"pca": fits.pca_fit(problem, x)}
+            if name == "pixels"
+            else {"knn": fits.knn_fit(problem, x, name), "linear": fits.linear_fit(problem, x, name)}
+            for name, x in self.systems.items()
+        }
+        return evaluate(problem, Systems(probes, next(iter(self.systems.values()))), **arguments)
 
 
 def test_a_good_encoder_goes():
-    verdict = evaluate(judged(), task="t").verdict
+    verdict = judged().measured().verdict
     assert verdict.decision is GO, verdict
     assert len(verdict.reasons) == 2
 
 
 def test_an_untrained_encoder_does_not_go_in_any_of_twelve_cohorts():
-    decisions = [
-        evaluate(judged(8.0, 8.0, 8.0, seed=s), task="t", num_resamples=300).verdict.decision for s in range(12)
-    ]
+    decisions = [judged(8.0, 8.0, 8.0, seed=s).measured(num_resamples=300).verdict.decision for s in range(12)]
     assert GO not in decisions
     assert NO_GO in decisions
 
@@ -145,12 +165,12 @@ def test_the_random_encoder_itself_is_refused():
     """Features equal to the baseline's differ by exactly nothing: no better than no pretraining."""
     examples = judged()
     same = replace(examples, systems={**examples.systems, "encoder": examples.systems["random"]})
-    verdict = evaluate(same, task="t").verdict
+    verdict = same.measured().verdict
     assert verdict.decision is NO_GO
 
 
 def test_an_encoder_that_pixels_beat_is_refused():
-    verdict = evaluate(judged(encoder_noise=6.0, random_noise=12.0, pixel_noise=0.3), task="t").verdict
+    verdict = judged(encoder_noise=6.0, random_noise=12.0, pixel_noise=0.3).measured().verdict
     assert verdict.decision is NO_GO
     assert any("worse than raw pixels" in r for r in verdict.reasons)
 
@@ -159,13 +179,13 @@ def test_an_encoder_that_pixels_beat_is_refused():
 def test_a_collapsed_encoder_is_refused_with_and_without_labels(labels):
     examples = judged(labels=labels)
     point = 1 + 1e-4 * examples.systems["encoder"]  # the signal is still there, and a probe would find it
-    evaluation = evaluate(replace(examples, systems={**examples.systems, "encoder": point}), task="t")
+    evaluation = replace(examples, systems={**examples.systems, "encoder": point}).measured()
     assert evaluation.verdict.decision is NO_GO
     assert "collapsed" in evaluation.verdict.reasons[0]
 
 
 def test_without_labels_the_gate_is_undecided_and_there_is_no_figure():
-    evaluation = evaluate(judged(labels="none"), task="t")
+    evaluation = judged(labels="none").measured()
     assert evaluation.verdict.decision is UNDECIDED
     assert evaluation.systems == {}
     assert evaluation.rankme > 2
@@ -176,7 +196,7 @@ def test_too_few_test_patients_are_undecided_however_good_the_encoder():
     few = sorted(set(examples.patients[examples.roles == "test"]))[:16]
     kept = [r != "test" or p in few for r, p in zip(examples.roles, examples.patients, strict=True)]
     truth = [t if k else None for t, k in zip(examples.truth, kept, strict=True)]
-    evaluation = evaluate(replace(examples, truth=truth), task="t")
+    evaluation = replace(examples, truth=truth).measured()
     assert evaluation.systems  # figures are shown, with their wide intervals
     assert evaluation.verdict.decision is UNDECIDED
     assert "16 labelled test patients of the 20 needed: 4 missing" in evaluation.verdict.reasons[0]
@@ -189,7 +209,7 @@ def test_random_labels_score_chance_on_average_over_twelve_draws_and_go_at_most_
         rng = np.random.default_rng((1, seed))  # independent of the seed that drew the cohort and its true labels
         drawn = dict(zip(patients, rng.choice(["sick", "well"], len(patients)), strict=True))
         truth = [drawn[p] for p in examples.patients]
-        evaluation = evaluate(replace(examples, truth=truth), task="t", num_resamples=200)
+        evaluation = replace(examples, truth=truth).measured(num_resamples=200)
         values.append([score.value for probes in evaluation.systems.values() for score in probes.values()])
         decisions.append(evaluation.verdict.decision)
     assert np.mean(values, axis=0) == pytest.approx(0.5, abs=0.05)  # five probes; three standard errors
@@ -203,7 +223,7 @@ def test_labels_of_test_patients_reach_no_probe():
     truth = np.array(examples.truth, dtype=object)
     test = np.flatnonzero(examples.roles == "test")
     truth[test] = rng.permutation(truth[test])
-    evaluation = evaluate(replace(examples, truth=list(truth)), task="t")
+    evaluation = replace(examples, truth=list(truth)).measured()
     assert all(abs(s.value - 0.5) < 0.12 for probes in evaluation.systems.values() for s in probes.values())
 
 
@@ -212,14 +232,14 @@ def test_a_patient_on_two_sides_is_refused_without_naming_the_patient():
     roles = np.array(examples.roles)
     roles[0] = "test" if roles[1] != "test" else "dev"
     with pytest.raises(EvaluationError, match="1 patients have images of two roles") as caught:
-        replace(examples, roles=roles)
+        replace(examples, roles=roles).measured()
     assert str(examples.patients[0]) not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda e: {"systems": {"random": e.systems["random"]}}, "no features called 'encoder'"),
+        (lambda e: {"systems": {"random": e.systems["random"]}}, "no system called 'encoder'"),
         (lambda e: {"patients": e.patients[1:]}, "patients has 719 rows, truth has 720"),
         (lambda e: {"roles": ["train"] * len(e.roles)}, "unknown role 'train'"),
         (
@@ -231,11 +251,11 @@ def test_a_patient_on_two_sides_is_refused_without_naming_the_patient():
 def test_wrong_examples_are_refused_in_one_line(change, words):
     examples = judged()
     with pytest.raises(EvaluationError, match=words):
-        replace(examples, **change(examples))
+        replace(examples, **change(examples)).measured()
 
 
 def test_an_evaluation_is_json_with_an_interval_and_an_n_for_every_figure_and_repeats_bit_for_bit():
-    evaluation = evaluate(judged(), task="pneumonia", seed=3, num_resamples=200)
+    evaluation = judged().measured(seed=3, num_resamples=200)
     data = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert set(data) == {
         *("task", "metric", "classes", "num_train", "num_val", "num_test", "systems", "differences"),
@@ -252,14 +272,14 @@ def test_an_evaluation_is_json_with_an_interval_and_an_n_for_every_figure_and_re
         assert score["n"] == evaluation.num_test_patients == data["num_test"] // 2
     assert set(data["differences"]) == {"random", "pixels"}
     assert data["verdict"]["decision"] == "go"
-    assert data == json.loads(json.dumps(evaluate(judged(), task="pneumonia", seed=3, num_resamples=200).to_json()))
+    assert data == json.loads(json.dumps(judged().measured(seed=3, num_resamples=200).to_json()))
 
 
 def test_three_classes_and_no_validation_patients_are_measured_too():
     examples = judged()
     third = [("mild" if i % 3 else "sick") if t == "sick" else t for i, t in enumerate(examples.truth)]
     truth = [None if r == "val" else t for t, r in zip(third, examples.roles, strict=True)]
-    evaluation = evaluate(replace(examples, truth=truth), task="t", num_resamples=200)
+    evaluation = replace(examples, truth=truth).measured(num_resamples=200)
     assert evaluation.classes == ("mild", "sick", "well")
     assert evaluation.num_val == 0
     assert evaluation.systems["encoder"]["linear"].value > evaluation.systems["random"]["linear"].value
