@@ -15,9 +15,10 @@ from medssl.core.errors import PoolError
 Codec = Literal["zstd", "lz4", "none"]
 
 # Blocks are what a crop decodes, chunks what a frame indexes. A 64-cube touches about twice its voxels in 8 x 32 x 32
-# blocks, as in 16 x 32 x 32 ones, but one slice of a volume costs half. Both shapes are fitted to the array: padding to
-# whole blocks is stored when nothing compresses it.
-BLOCK_2D, BLOCK_3D = (128, 128), (8, 32, 32)
+# blocks, as in 16 x 32 x 32 ones, but one slice of a volume costs half: so for prepared volumes, which crops are cut
+# from. Pools are read whole or by the slice: 8 x 64 x 64 are encoded 1.3 (CT) and 1.4 (MR) times as fast and decoded
+# 1.1 to 1.2 times, for 3 % more bytes. Shapes are fitted to the array: padding is stored when nothing compresses it.
+BLOCK_2D, BLOCK_3D, CROPPED_3D = (128, 128), (8, 64, 64), (8, 32, 32)
 MIN_CHUNK, MAX_CHUNK = 4, 8  # blocks an axis
 MAX_COLOURS = 4
 MAX_PLAIN_BYTES = 2**29 - 2**16  # below the largest block of blosc2
@@ -50,7 +51,9 @@ def encode(array: NDArray[Any], codec: Codec) -> bytes:
         raise PoolError(f"cannot store an array of shape {array.shape}, expected at least one voxel and one axis")
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     is_plain = codec == "none" and array.nbytes <= MAX_PLAIN_BYTES
-    blocks, chunks = (array.shape, array.shape) if is_plain else partition(array.shape)
+    blocks, chunks = (
+        (array.shape, array.shape) if is_plain else partition(array.shape, BLOCK_3D if codec == "zstd" else CROPPED_3D)
+    )
     compressor, level, filter_ = CODECS[codec]
     params = blosc2.CParams(
         codec=compressor,
@@ -77,12 +80,14 @@ def plain_start(head: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> in
     return start + CHUNK_HEADER if num_bytes == block == prod(shape) * dtype.itemsize else None
 
 
-def partition(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def partition(
+    shape: tuple[int, ...], block_3d: tuple[int, int, int] = CROPPED_3D
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return block and chunk shapes: colours (last, or first of three) stay together, time is cut singly."""
     colours = (shape[-1],) if len(shape) > 2 and shape[-1] <= MAX_COLOURS else ()
     space = shape[: len(shape) - len(colours)]
     flat = len(space) < 3 or (len(space) == 3 and space[0] <= MAX_COLOURS)
-    goal = (1,) * (len(space) - 3) + ((MAX_COLOURS, *BLOCK_2D)[-len(space) :] if flat else BLOCK_3D)
+    goal = (1,) * (len(space) - 3) + ((MAX_COLOURS, *BLOCK_2D)[-len(space) :] if flat else block_3d)
     num_blocks = [-(-size // block) for size, block in zip(space, goal, strict=True)]
     blocks = [-(-size // num) for size, num in zip(space, num_blocks, strict=True)]
     chunks = [block * _blocks_a_chunk(num) for block, num in zip(blocks, num_blocks, strict=True)]
