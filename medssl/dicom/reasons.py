@@ -101,6 +101,8 @@ EXCLUDED = frozenset(
         Reason.OTHER_DIMENSION,
     }
 )
+# What may have nothing to do with the file: a later run looks again.
+PASSING = frozenset({Reason.UNREADABLE, Reason.SOURCE_CHANGED, *(r for r in Reason if r.startswith("needs_"))})
 
 
 class DicomProblem(Exception):

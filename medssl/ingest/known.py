@@ -10,6 +10,7 @@ import polars as pl
 
 from medssl.core.errors import MedsslError, PoolError
 from medssl.dicom.deidentify import Pseudonyms
+from medssl.dicom.reasons import PASSING
 from medssl.ingest.dicomweb import WebInstance
 from medssl.ingest.headers import read_header
 from medssl.ingest.sources import SourceFile
@@ -25,6 +26,7 @@ class Known:
     def __init__(self, pool: Pool, pseudonyms: Pseudonyms) -> None:
         self._rows, self._volumes, self.pseudonyms = pool.instances, pool.catalog.volumes, pseudonyms
         self._row = {key: row for row, key in enumerate(self._rows["source_key"])}
+        self._is_passing = self._rows["reason"].is_in(list(PASSING)).fill_null(False).to_numpy()
         self._bytes, self._has_sop = self._rows["bytes"].to_numpy(), self._rows["sop"].is_not_null().to_numpy()
 
     @cached_property
@@ -47,7 +49,8 @@ class Known:
         """Yield each file with its source key, and whether it is new.
 
         A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
-        image that a table names now and did not before.
+        image that a table names now and did not before. One that could not be read, or not without a package that was
+        not there, is new as well, under the key that it has.
 
         Raises:
             MedsslError: the pool knows other files under these names; after the last of them.
@@ -56,6 +59,9 @@ class Known:
         for file in files:
             key = self.pseudonyms.source(file.relative)
             row = self._row.get(key)
+            if row is not None and self._is_passing[row]:
+                yield True, key, file
+                continue
             if row is not None and self._bytes[row] != file.num_bytes:
                 key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
                 row = self._row.get(key)

@@ -144,13 +144,16 @@ class Pool:
     def append(self, volumes: pl.DataFrame, instances: pl.DataFrame, masks: pl.DataFrame | None = None) -> None:
         """Add rows (schemas ``VOLUMES``, ``INSTANCES``, ``MASKS``) whose files are written; all of them or none.
 
+        The row of a file that left nothing in the pool gives way to a later one.
+
         Raises:
             PoolError: repeated volume ids or source keys, a patient in two roles, rows that point nowhere.
         """
         volumes, instances = conform(volumes, VOLUMES, "volumes"), conform(instances, INSTANCES, "instances")
         with self.writing():
             all_volumes = pl.concat([self._volumes(), volumes])
-            all_instances = pl.concat([self.instances, instances])
+            again = pl.col("volume").is_null() & pl.col("source_key").is_in(instances["source_key"].implode())
+            all_instances = pl.concat([self.instances.filter(~again), instances])
             found = [*islice(problems(all_volumes, all_instances), 1), *islice(self._unwritten(volumes), 1)]
             if found:
                 raise PoolError(f"{self.path}: nothing was added; {found[0]}")

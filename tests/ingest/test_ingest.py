@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from pydicom import uid
+from pydicom.pixels.decoders.base import get_decoder
 from synthetic_dicom import ct_slice, dataset, radiograph, save
 
 from medssl.core.errors import MedsslError, PoolError
@@ -180,6 +181,26 @@ def test_a_folder_of_broken_images_is_accounted_for(source: Path, pool: Pool, ke
         ("export/gone", "unreadable"),
     }
     assert pool.instances.height == 2
+
+
+def test_files_that_could_not_be_read_are_looked_at_again(
+    source: Path, pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(radiograph("a"), source / "a")
+    save(radiograph("b", SOPInstanceUID="1.2.9"), source / "b", uid.RLELossless)
+    (source / "share").symlink_to(source.parent / "share")  # not mounted yet
+    with monkeypatch.context() as without:
+        without.setattr(type(get_decoder(uid.RLELossless)), "available_plugins", ())
+        first = ingest([source], pool, key)
+    assert sorted(q.reason for q in first.quarantined) == ["needs_pylibjpeg_rle", "unreadable"]
+    assert ingest([source], pool, key).num_files == 2
+    save(radiograph("c", SOPInstanceUID="1.2.10"), source.parent / "share")
+    again = ingest([source], pool, key)
+    assert again.num_files == 1
+    assert not again.quarantined
+    assert pool.instances.height == 3
+    assert set(pool.instances["outcome"]) == {"stored"}
+    assert ingest([source], pool, key).num_files == 0
 
 
 def test_another_key_is_refused_before_any_work(mixed: Path, pool: Pool) -> None:
