@@ -1,20 +1,20 @@
-"""The command line: words in, results out; every verb is imported when it is called, so that help stays quick."""
+"""The commands of ``medssl``, in the order of the journey."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from medssl.cli.options import EncoderOption, Json, KeyFile, Linkage, Overrides, StudyFile, Task, call, study_of
+from medssl.cli.pool import pool_app
 from medssl.core.errors import EXIT_PREEMPTED, MedsslError
 
 app = typer.Typer(
@@ -26,49 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pretrain on every unlabelled scan, prove that it transfers, choose what to label, fine-tune with few labels.",
 )
-pool_app = typer.Typer(no_args_is_help=True, help="Look at a pool, or copy one.")
 app.add_typer(pool_app, name="pool")
-
-DISTRIBUTED = ("pretrain", "embed")
-
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study", show_default=False)]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="e.g. method.mask_ratio=0.6", show_default=False)
-]
-PoolFolder = Annotated[Path, typer.Argument(metavar="POOL", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-Task = Annotated[str | None, typer.Option("--task", help="which of the study's tasks; not needed where there is one")]
-EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", metavar="RUN|PATH", help="default: the latest that fits the study")
-]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", help="default: ~/.config/medssl/key, made if absent")
-]
-Linkage = Annotated[
-    Path | None, typer.Option("--linkage", metavar="FILE", help="pseudonyms and original ids; keep it safe")
-]
-
-
-def _call(verb: str, *args: Any, as_json: bool, **kwargs: Any) -> None:
-    """Run ``medssl.verbs.<module>:<function>`` and print what it returns."""
-    module, function = verb.split(":")
-    if os.environ.get("WORLD_SIZE", "1") != "1" and module not in DISTRIBUTED:
-        raise MedsslError(f"{module} runs in one process; torchrun is for {' and '.join(DISTRIBUTED)}")
-    result = getattr(import_module(f"medssl.verbs.{module}"), function)(*args, **kwargs)
-    if os.environ.get("RANK", "0") != "0":
-        raise typer.Exit(result.exit_code)  # rank 0 speaks for all
-    if as_json:
-        sys.stdout.write(json.dumps(result.data, indent=2, default=str) + "\n")
-    else:
-        console = Console(soft_wrap=True)
-        for part in result.shown:
-            console.print(part, highlight=False, markup=False)
-    raise typer.Exit(result.exit_code)
-
-
-def _study(path: Path, overrides: list[str] | None) -> Any:
-    load: Callable[..., Any] = import_module("medssl.study").load_study
-    return load(path, overrides or [])
 
 
 @app.command(epilog="Example: medssl ingest /data/export --pool pools/chest --labels labels.csv --workers 2")
@@ -127,7 +85,7 @@ def ingest(
     MEDSSL_DICOMWEB_TOKEN, or MEDSSL_DICOMWEB_USER and MEDSSL_DICOMWEB_PASSWORD. S3: in the usual AWS_… variables.
     """
     given = [source if "://" in source else Path(source) for source in sources]
-    _call(
+    call(
         "ingest:ingest",
         given,
         pool,
@@ -139,7 +97,7 @@ def ingest(
         linkage=linkage,
         workspace=workspace,
         modality=modality,
-        prepare=_study(prepare, None).prepare if prepare is not None else None,
+        prepare=study_of(prepare, None).prepare if prepare is not None else None,
         scheduler=scheduler,
         fresh=fresh,
         rules=import_module("medssl.ingest.rules").Rules(allow_gaps=allow_gaps, burned_in=burned_in),
@@ -148,72 +106,10 @@ def ingest(
     )
 
 
-@pool_app.command("info", epilog="Example: medssl pool info pools/chest --html pool.html")
-def pool_info(
-    pool: PoolFolder,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page with pictures")] = None,
-    json: Json = False,
-) -> None:
-    """Count what a pool holds, and what became of every input file."""
-    _call("pool:info", pool, as_json=json, html=html)
-
-
-@pool_app.command("verify", epilog="Example: medssl pool verify pools/chest")
-def pool_verify(pool: PoolFolder, json: Json = False) -> None:
-    """Check every stored byte and every promise of the catalog."""
-    _call("pool:verify", pool, as_json=json)
-
-
-@pool_app.command("export-nifti", epilog="Example: medssl pool export-nifti pools/chest nifti/ --role dev")
-def pool_export_nifti(
-    pool: PoolFolder,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new, empty, or an earlier export", show_default=False)],
-    volume: Annotated[list[str] | None, typer.Option(metavar="ID", help="only these; may be repeated")] = None,
-    study: Annotated[list[str] | None, typer.Option(metavar="ID", help="only of these; may be repeated")] = None,
-    role: Annotated[list[str] | None, typer.Option(metavar="dev|val|test", help="only of these")] = None,
-    json: Json = False,
-) -> None:
-    """Write volumes as NIfTI in RAS+: OUT/<patient>/<study>/<volume>.nii.gz, pseudonyms only."""
-    options = {"volumes": volume or [], "studies": study or [], "roles": role or []}
-    _call("export_nifti:export_nifti", pool, out, as_json=json, **options)
-
-
-@pool_app.command("remove", epilog="Example: medssl pool remove pools/chest --patient 4711 --issuer north")
-def pool_remove(
-    pool: PoolFolder,
-    patient: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="original id, or pseudonym; may be repeated")
-    ] = None,
-    file: Annotated[Path | None, typer.Option(metavar="FILE", help="more of them, one a line")] = None,
-    issuer: Annotated[str, typer.Option(metavar="TEXT", help="of the original ids")] = "",
-    key: KeyFile = None,
-    workspace: Annotated[Path, typer.Option(metavar="DIR", help="whose runs and worklists are looked through")] = Path(
-        "workspace"
-    ),
-    json: Json = False,
-) -> None:
-    """Erase patients for good: voxels, rows, labels, prepared stores; names the runs that used them."""
-    options = {"listed": file, "issuer": issuer, "key_file": key, "workspace": workspace}
-    _call("remove:remove", pool, patient or [], as_json=json, **options)
-
-
-@pool_app.command("pull", epilog="Example: medssl pool pull s3://bucket/chest pools/chest --most-gb 200")
-def pool_pull(
-    url: Annotated[str, typer.Argument(metavar="URL", help="e.g. s3://… or file:///…", show_default=False)],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="new, or an earlier copy", show_default=False)],
-    most_gb: Annotated[
-        float | None, typer.Option(min=0, help="fetch shards when they are read, and keep at most so much of them")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Copy a remote pool, whole or bit by bit as it is read; an interrupted or outdated copy goes on."""
-    _call("pool:pull", url, folder, as_json=json, most_gb=most_gb)
-
-
 @app.command(epilog="Example: medssl plan configs/chest_xray.yaml")
 def plan(study: StudyFile, overrides: Overrides = None, json: Json = False) -> None:
     """Disk, memory and hours of a study, measured in a minute before anything starts; a sheet of example views."""
-    _call("plan:plan", _study(study, overrides), as_json=json)
+    call("plan:plan", study_of(study, overrides), as_json=json)
 
 
 @app.command(epilog="Example: medssl pretrain configs/chest_xray.yaml loop.epochs=5")
@@ -224,7 +120,7 @@ def pretrain(
     json: Json = False,
 ) -> None:
     """Train an encoder on every unlabelled scan of dev patients."""
-    _call("pretrain:pretrain", _study(study, overrides), as_json=json, resume=resume)
+    call("pretrain:pretrain", study_of(study, overrides), as_json=json, resume=resume)
 
 
 @app.command(epilog="Example: medssl evaluate configs/chest_xray.yaml --task pneumonia")
@@ -232,7 +128,7 @@ def evaluate(
     study: StudyFile, overrides: Overrides = None, task: Task = None, encoder: EncoderOption = None, json: Json = False
 ) -> None:
     """Does it transfer? Probes against baselines, and a verdict: go, no_go (exit code 4) or undecided."""
-    _call("evaluate:evaluate", _study(study, overrides), as_json=json, task=task, encoder=encoder)
+    call("evaluate:evaluate", study_of(study, overrides), as_json=json, task=task, encoder=encoder)
 
 
 @app.command(epilog="Example: medssl embed configs/chest_xray.yaml --out embeddings.parquet")
@@ -245,7 +141,7 @@ def embed(
     json: Json = False,
 ) -> None:
     """Write the encoder's features of every volume of the pool as one Parquet table."""
-    _call("embed:embed", _study(study, overrides), as_json=json, encoder=encoder, out=out, losses=losses)
+    call("embed:embed", study_of(study, overrides), as_json=json, encoder=encoder, out=out, losses=losses)
 
 
 @app.command(
@@ -255,7 +151,7 @@ def select_for_labeling(
     study: StudyFile, overrides: Overrides = None, task: Task = None, linkage: Linkage = None, json: Json = False
 ) -> None:
     """Rank unlabelled studies; write a worklist and a contact sheet."""
-    _call("select:select", _study(study, overrides), as_json=json, task=task, linkage=linkage)
+    call("select:select", study_of(study, overrides), as_json=json, task=task, linkage=linkage)
 
 
 @app.command("import-labels", epilog="Example: medssl import-labels configs/chest_xray.yaml answers.csv")
@@ -274,7 +170,7 @@ def import_labels(
 ) -> None:
     """Take answers into the pool; unknown or conflicting ids are refused and nothing is half-imported."""
     options = {"tasks": task or [], "annotator": annotator, "key_file": key}
-    _call("import_labels:import_labels", _study(study, overrides), file, as_json=json, **options)
+    call("import_labels:import_labels", study_of(study, overrides), file, as_json=json, **options)
 
 
 @app.command(epilog="Example: medssl finetune configs/chest_xray.yaml --task pneumonia")
@@ -289,7 +185,7 @@ def finetune(
 ) -> None:
     """Turn few labels into a classifier."""
     options = {"task": task, "encoder": encoder, "allow_no_go": allow_no_go, "resume": resume}
-    _call("finetune:finetune", _study(study, overrides), as_json=json, **options)
+    call("finetune:finetune", study_of(study, overrides), as_json=json, **options)
 
 
 @app.command(epilog="Example: medssl predict workspace/runs/finetune-… new_scans/ --out predictions.csv")
@@ -301,7 +197,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Class probabilities for new scans. Research use only."""
-    _call("predict:predict", model, inputs, as_json=json, out=out, workers=workers)
+    call("predict:predict", model, inputs, as_json=json, out=out, workers=workers)
 
 
 @app.command(epilog="Example: medssl review configs/chest_xray.yaml --html report.html")
@@ -312,7 +208,7 @@ def review(
     json: Json = False,
 ) -> None:
     """Put the runs of a study side by side; bring MLflow up to date; write the report."""
-    _call("review:review", _study(study, overrides), as_json=json, html=html)
+    call("review:review", study_of(study, overrides), as_json=json, html=html)
 
 
 @app.command(epilog="Example: medssl demo --out demo")
@@ -323,31 +219,31 @@ def demo(
     json: Json = False,
 ) -> None:
     """The whole journey on synthetic radiographs, in minutes on a CPU."""
-    _call("demo:demo", out, as_json=json, patients=patients, overrides=overrides or [])
+    call("demo:demo", out, as_json=json, patients=patients, overrides=overrides or [])
 
 
 @app.command(epilog="Example: medssl methods")
 def methods(json: Json = False) -> None:
     """List the self-supervised methods."""
-    _call("listing:methods", as_json=json)
+    call("listing:methods", as_json=json)
 
 
 @app.command(epilog="Example: medssl strategies")
 def strategies(json: Json = False) -> None:
     """List the selection strategies."""
-    _call("listing:strategies", as_json=json)
+    call("listing:strategies", as_json=json)
 
 
 @app.command(epilog="Example: medssl encoders")
 def encoders(json: Json = False) -> None:
     """List the encoders."""
-    _call("listing:encoders", as_json=json)
+    call("listing:encoders", as_json=json)
 
 
 @app.command(epilog="Example: medssl doctor")
 def doctor(json: Json = False) -> None:
     """Check that this installation can work."""
-    _call("doctor:doctor", as_json=json)
+    call("doctor:doctor", as_json=json)
 
 
 def _terminate(*_: object) -> NoReturn:
