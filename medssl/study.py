@@ -30,7 +30,11 @@ from medssl.core.plugins import Plugins
 from medssl.core.types import Geometry
 from medssl.data.prepare import PrepareConfig
 from medssl.engine.optim import LoopConfig
+from medssl.evaluation.audits import AuditConfig
 from medssl.evaluation.gate import GateRule
+from medssl.evaluation.label_efficiency import CurveConfig
+from medssl.evaluation.problem import Kind
+from medssl.evaluation.units import Level
 from medssl.finetune.classify import ClassifyConfig
 from medssl.methods.base import METHODS, check_needs
 from medssl.models.encoders.base import ENCODERS
@@ -105,12 +109,45 @@ class Recipe(Config):
         METHODS.load(self.method.name).check(self.method.config, geometry)
 
 
+class PicturesConfig(Config):
+    """What is drawn of an encoder: of so many test ``images`` (0: nothing) with so many ``neighbours``, and maps of at
+    most so many ``points``.
+    """
+
+    images: Annotated[int, Ge(0)] = 6
+    neighbours: Annotated[int, Gt(0)] = 5
+    points: Annotated[int, Gt(0)] = 2000
+
+
+class TaskConfig(ClassifyConfig):
+    """What labels say, and how a model of them is trained; ``order`` of the classes is what makes them ordinal."""
+
+    kind: Kind = Kind.CLASSES
+    order: tuple[str, ...] = ()
+
+
 class EvaluationConfig(Config):
-    """How the encoder is measured. ``task`` defaults to the only one of ``tasks``."""
+    """How the encoder is measured.
+
+    ``task`` defaults to the only one of ``tasks``, ``metric`` to what its kind of labels is judged by. ``level`` says
+    who is judged: each volume, or each study or patient by the mean of what was predicted for its volumes. With
+    ``attentive`` there is a probe on tokens, with ``tuned`` the encoder may be fine-tuned where it is compared with
+    learning from scratch, if held-out labels say so: both take minutes. Few-shot figures are means of ``shot_draws``.
+    ``external``: other pools, by name, whose labelled patients are judged too.
+    """
 
     task: str | None = None
+    metric: str | None = None
+    level: Level = "volume"
+    attentive: bool = False
+    tuned: bool = False
+    shot_draws: Annotated[int, Gt(0)] = 20
+    external: dict[str, Path] = Field(default_factory=dict)
     bootstrap: Annotated[int, Gt(0)] = 1000
     gate: GateRule = Field(default_factory=GateRule)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
+    curve: CurveConfig = Field(default_factory=CurveConfig)
+    pictures: PicturesConfig = Field(default_factory=PicturesConfig)
 
 
 class SelectionConfig(Config):
@@ -166,7 +203,7 @@ class Study(Recipe):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
-    tasks: Annotated[dict[str, ClassifyConfig], BeforeValidator(_named_tasks)]
+    tasks: Annotated[dict[str, TaskConfig], BeforeValidator(_named_tasks)]
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @model_validator(mode="after")

@@ -91,6 +91,12 @@ selection:
     encoder: {{name: resnet, depth: 10, width: 8, stem: 2}}
     method: {{name: rotation}}
     loop: {{epochs: 2, batch_size: 16}}
+evaluation:
+  shot_draws: 2
+  gate: {{draws: 1}}
+  audit: {{images: 200}}
+  pictures: {{images: 2}}
+  curve: {{tuning: {{least: 10, most: 10, rates: [0.003]}}}}
 tasks:
   shape: {{loop: {{epochs: 6, batch_size: 16, lr: 0.02}}}}
 """

@@ -125,10 +125,19 @@ def pretrain(
 
 @app.command(epilog="Example: medssl evaluate configs/chest_xray.yaml --task pneumonia")
 def evaluate(
-    study: StudyFile, overrides: Overrides = None, task: Task = None, encoder: EncoderOption = None, json: Json = False
+    study: StudyFile,
+    overrides: Overrides = None,
+    task: Task = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option("--encoder", metavar="RUN|PATH", help="of several the first is judged; default: the latest"),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="how many labels are needed, too; takes long")] = False,
+    json: Json = False,
 ) -> None:
-    """Does it transfer? Probes against baselines, and a verdict: go, no_go (exit code 4) or undecided."""
-    call("evaluate:evaluate", study_of(study, overrides), as_json=json, task=task, encoder=encoder)
+    """Does it transfer? Probes, baselines, audits, and a verdict: go, no_go (exit code 4) or undecided."""
+    options = {"task": task, "encoder": encoder, "curve": curve}
+    call("evaluate:evaluate", study_of(study, overrides), as_json=json, **options)
 
 
 @app.command(epilog="Example: medssl embed configs/chest_xray.yaml --out embeddings.parquet")

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     BOX = 7
     MASK = 10
     ANGLE = 11
+    SHUFFLE = 12
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ from medssl.core.collectives import rank, world_size
 from medssl.core.config import fingerprint
 from medssl.core.keys import view_keys
 from medssl.core.progress import bar
+from medssl.data.covers import CORNER, FRAME, GRID, MEAN, SIGMA, SPREAD, Cover, covered
 from medssl.data.crops import windows
 from medssl.data.prepared import Prepared
 from medssl.data.views import make_views
@@ -38,41 +41,89 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Block:
-    """What one forward pass sees: ``images`` ``B C *S``, their ``rows`` and the ``keys`` of their windows, ``B``."""
+    """What one forward pass sees: ``images`` ``B C *S``, their ``rows`` and the ``keys`` of their windows, ``B``.
+
+    Windows begin at ``first`` of volumes of shape ``extent``, ``B ndim`` each.
+    """
 
     images: Tensor
     rows: NDArray[np.int64]
     keys: NDArray[np.int64]
+    first: NDArray[np.int64] | None = None
+    extent: NDArray[np.int64] | None = None
+
+    def shown(self, device: torch.device, cover: Cover | None) -> Tensor:
+        """Return the images on ``device``, without what is covered."""
+        images = self.images.to(device)
+        if cover is None:
+            return images
+        first, extent = (None if at is None else torch.from_numpy(at) for at in (self.first, self.extent))
+        return covered(images, cover, torch.from_numpy(self.keys).to(device), first=first, extent=extent)
 
 
-def embed(encoder: Encoder, data: Prepared, device: torch.device, folder: Path | None = None) -> NDArray[np.float32]:
+def embed(
+    encoder: Encoder,
+    data: Prepared,
+    device: torch.device,
+    folder: Path | None = None,
+    *,
+    cover: Cover | None = None,
+) -> NDArray[np.float32]:
     """Return ``N D`` pooled features of every prepared volume, in catalog order, on every rank.
 
-    A volume larger than the geometry is its windows' mean. ``folder`` keeps finished chunks.
+    A volume larger than the geometry is its windows' mean. ``folder`` keeps finished chunks, those of covered images
+    apart from the others. ``cover``: what the encoder is not to see.
     """
     with _scoring(encoder, encoder, device):
-        parts = Parts(folder, "embedding", _mark(encoder, data)) if folder else None
-        found = _scored(lambda block: encoder(block.images.to(device)).pooled.float(), data, parts, "embed")
+        parts = Parts(_kept(folder, cover), "embedding", _mark(encoder, data, *_said(cover))) if folder else None
+        found = _scored(lambda block: encoder(block.shown(device, cover)).pooled.float(), data, parts, "embed")
     return found.astype(np.float32) if len(found) else np.zeros((0, encoder.width), np.float32)
 
 
+def embed_tokens(
+    encoder: TokenEncoder, data: Prepared, device: torch.device, folder: Path | None = None, *, most: int = 7
+) -> NDArray[np.float16]:
+    """Return ``N L D`` tokens of every prepared volume, averaged over neighbours to at most ``most`` an axis.
+
+    Like ``embed`` in all else.
+    """
+    grid = tuple(min(size, most) for size in encoder.grid)
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+
+    def tokens(block: Block) -> Tensor:
+        found = encoder(block.shown(device, None)).tokens
+        maps = found.float().transpose(1, 2).unflatten(2, encoder.grid)
+        return pool(maps, grid).flatten(2).transpose(1, 2).flatten(1).half()
+
+    with _scoring(encoder, encoder, device):
+        parts = Parts(folder, "tokens", _mark(encoder, data, grid)) if folder else None
+        made = _scored(tokens, data, parts, "embed tokens")
+    return made.reshape(len(data), prod(grid), encoder.width).astype(np.float16)
+
+
 def pretext_losses(
-    method: Method[Any], data: Prepared, device: torch.device, seed: int, folder: Path | None = None
+    method: Method[Any],
+    data: Prepared,
+    device: torch.device,
+    seed: int,
+    folder: Path | None = None,
+    *,
+    cover: Cover | None = None,
 ) -> NDArray[np.float64]:
     """Return one pretext loss a volume, ``N`` float64, computed in fp32 on the method's deterministic view.
 
-    A volume larger than the geometry is its windows' mean. ``folder`` keeps finished chunks.
+    A volume larger than the geometry is its windows' mean. ``folder`` and ``cover`` are those of `embed`.
     """
     recipe = type(method).scoring_views(method.config, method.encoder.geometry)
 
     def losses(block: Block) -> Tensor:
         keys = torch.from_numpy(view_keys(seed, SCORING_EPOCH, block.keys, len(recipe.views))).to(device)
-        batch = make_views(block.images.to(device), keys, torch.from_numpy(block.rows).to(device), recipe)
+        batch = make_views(block.shown(device, cover), keys, torch.from_numpy(block.rows).to(device), recipe)
         return method.pretext_losses(batch).double()
 
     with _scoring(method, method.encoder, device):
-        mark = _mark(method, data, repr(recipe), method.config.data(), seed)
-        parts = Parts(folder, "loss", mark) if folder else None
+        mark = _mark(method, data, repr(recipe), method.config.data(), seed, *_said(cover))
+        parts = Parts(_kept(folder, cover), "loss", mark) if folder else None
         return _scored(losses, data, parts, "pretext losses").astype(np.float64)
 
 
@@ -151,7 +202,8 @@ def _blocks(data: Prepared, rows: NDArray[np.int64]) -> Iterator[Block]:
         row, number, box = zip(*places[start : start + SCORING_BATCH], strict=True)
         images = data.reader.read_many(row, [(slice(None), *spans) for spans in box])
         keys = data.keys[np.array(row)] + np.array(number)  # the first window has the volume's own key
-        yield Block(torch.from_numpy(images).float(), np.array(row), keys)
+        first = np.array([[span.start for span in spans] for spans in box])
+        yield Block(torch.from_numpy(images).float(), np.array(row), keys, first, data.shapes[np.array(row)])
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -161,6 +213,15 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
+
+
+def _kept(folder: Path, cover: Cover | None) -> Path:
+    return folder if cover is None else folder / cover
+
+
+def _said(cover: Cover | None) -> tuple[Any, ...]:
+    """Return what a mark says of a cover: its name, and the sizes that it depends on."""
+    return () if cover is None else (cover, FRAME, CORNER, SIGMA, GRID, MEAN, SPREAD)
 
 
 def _mark(model: nn.Module, data: Prepared, *more: Any) -> str:

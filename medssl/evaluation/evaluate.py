@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from medssl.core.errors import EvaluationError
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap
 from medssl.evaluation.draws import draw
 from medssl.evaluation.gate import GateRule
+from medssl.evaluation.judge import Judge
+from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.representation import feature_std, rankme
 from medssl.evaluation.results import ENCODER, FEW, Evaluation, deciding
-from medssl.evaluation.units import Level, Units
+from medssl.evaluation.units import Level
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def evaluate(
     systems: Systems,
     *,
     rule: GateRule | None = None,
-    metric: str = "auroc",
+    metric: str | None = None,
     level: Level = "volume",
     seed: int = 0,
     num_resamples: int = 1000,
@@ -59,15 +59,16 @@ def evaluate(
         problem: what is to be predicted.
         systems: what predicts it.
         rule: of the gate; its ``min_test_patients_per_class`` also says from when on there is a figure at all.
-        metric: a name of ``METRICS``.
+        metric: a name of ``METRICS``; the usual one of the kind of task without.
         level: who is judged.
         seed: of the fits, the draws and the bootstrap.
         num_resamples: of the bootstrap.
 
     Raises:
-        EvaluationError: there is no dev row, or the metric is unknown or undefined.
+        EvaluationError: there is no dev row, or the metric is unknown, undefined, or of another kind of task.
     """
-    rule = rule or GateRule()
+    rule, metric = rule or GateRule(), metric or DEFAULT_METRIC[problem.kind]
+    metric_named(metric, problem.kind)
     dev = problem.roles == str(Role.DEV)
     if not dev.any():
         raise EvaluationError(f"none of {len(problem)} rows is of role dev; probes train on dev patients only")
@@ -76,26 +77,18 @@ def evaluate(
     scores: dict[str, dict[str, Score]] = {}
     differences: dict[str, Score] = {}
     if measurable(problem, counts, rule):
-        units = Units.of(problem, rows[Role.TEST], level)
-        judged = partial(patient_bootstrap, metric, units.truth, patients=units.patients, seed=seed, num=num_resamples)
-        compared = partial(
-            paired_difference, metric, units.truth, patients=units.patients, seed=seed, num=num_resamples
-        )
+        judge = Judge(problem, metric, level, seed, num_resamples)
         given = {
-            name: {
-                probe: units.mean(fit(rows[Role.DEV], rows[Role.VAL], rows[Role.TEST], seed))
-                for probe, fit in fits.items()
-            }
-            for name, fits in systems.probes.items()
+            name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
         }
-        few = {name: units.mean(few_labels(problem, fit, rule, seed)) for name, fit in systems.learners.items()}
-        scores = {name: {probe: judged(p) for probe, p in found.items()} for name, found in given.items()}
+        few = {name: few_labels(problem, fit, rule, seed) for name, fit in systems.learners.items()}
+        scores = {name: {probe: judge.score(p) for probe, p in found.items()} for name, found in given.items()}
         for name, predictions in few.items():
-            scores.setdefault(name, {})[FEW] = judged(predictions)
+            scores.setdefault(name, {})[FEW] = judge.score(predictions)
         ours = given[ENCODER][deciding(given[ENCODER])]
         differences = {
-            name: compared(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
-        } | {name: compared(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
+            name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
+        } | {name: judge.difference(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
         task=problem.task,
@@ -111,6 +104,7 @@ def evaluate(
         feature_std=feature_std(encoder),
         rankme=rankme(encoder),
         rule=rule,
+        kind=problem.kind,
     )
 
 
@@ -130,16 +124,20 @@ def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:
 
 
 def class_patients(problem: Problem, rows: Rows) -> dict[str, int]:
-    """Return how many patients of each class (that have a finding; that there are, of a regression) ``rows`` hold."""
+    """Return how many patients of each class ``rows`` hold: with and without each finding; in all, of a regression."""
     truth, patients = problem.truth[rows], problem.patients[rows]
     if problem.kind is Kind.REGRESSION:
-        return {"": len(np.unique(patients))}
-    having = (truth == 1).T if problem.kind is Kind.MULTILABEL else [truth == i for i in range(len(problem.names))]
-    return {name: len(np.unique(patients[rows])) for name, rows in zip(problem.names, having, strict=True)}
+        having = {"": np.ones(len(rows), np.bool_)}
+    elif problem.kind is Kind.MULTILABEL:
+        having = {name: truth[:, i] == 1 for i, name in enumerate(problem.names)}
+        having |= {f"no {name}": truth[:, i] == 0 for i, name in enumerate(problem.names)}
+    else:
+        having = {name: truth == i for i, name in enumerate(problem.names)}
+    return {name: len(np.unique(patients[found])) for name, found in having.items()}
 
 
 def measurable(problem: Problem, counts: Mapping[Role, Mapping[str, int]], rule: GateRule) -> bool:
     """Return whether everything can be trained on and measured."""
     dev, test = counts[Role.DEV], counts[Role.TEST]
-    has_choice = problem.kind in (Kind.REGRESSION, Kind.MULTILABEL) or len(dev) > 1
-    return bool(dev) and has_choice and all(dev[c] and test[c] >= rule.min_test_patients_per_class for c in dev)
+    has_choice = problem.kind is Kind.REGRESSION or len(dev) > 1
+    return has_choice and all(dev[c] and test[c] >= rule.min_test_patients_per_class for c in dev)

@@ -34,8 +34,8 @@ def linear_fit(problem: Problem, features: NDArray[Any], name: str = "features")
     x = finite(name, features, len(problem))
 
     def fit(train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
-        known = _labelled(problem, x, train), _labelled(problem, x, val)
-        return linear_probe(*known, x[test], num_classes=len(problem.names))
+        known = Labelled.of(problem, x, train), Labelled.of(problem, x, val)
+        return linear_probe(*known, x[test], num_classes=problem.num_outputs, kind=problem.kind)
 
     return fit
 
@@ -45,7 +45,8 @@ def knn_fit(problem: Problem, features: NDArray[Any], name: str = "features") ->
     x = finite(name, features, len(problem))
 
     def fit(train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
-        return knn_probe(_labelled(problem, x, train), x[test], num_classes=len(problem.names))
+        known = Labelled.of(problem, x, train)
+        return knn_probe(known, x[test], num_classes=problem.num_outputs, kind=problem.kind)
 
     return fit
 
@@ -56,11 +57,7 @@ def pca_fit(problem: Problem, pixels: NDArray[Any], name: str = "pixels") -> Fit
     dev = problem.roles == str(Role.DEV)
 
     def fit(train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
-        known, state = (_labelled(problem, x, train), _labelled(problem, x, val)), hash_words("pca", seed) % 2**32
-        return pixels_probe(*known, x[test], x[dev], num_classes=len(problem.names), seed=state)
+        known, state = (Labelled.of(problem, x, train), Labelled.of(problem, x, val)), hash_words("pca", seed) % 2**32
+        return pixels_probe(*known, x[test], x[dev], num_classes=problem.num_outputs, seed=state, kind=problem.kind)
 
     return fit
-
-
-def _labelled(problem: Problem, x: NDArray[Any], rows: Rows) -> Labelled:
-    return Labelled(x[rows], problem.truth[rows].astype(np.int64), problem.patients[rows])

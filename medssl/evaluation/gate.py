@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
 from typing import TYPE_CHECKING, Annotated
@@ -12,18 +12,31 @@ from pydantic import Field
 from medssl.core.config import Config
 from medssl.core.score import Score
 from medssl.core.types import Role
+from medssl.evaluation.judge import surely_above
+from medssl.evaluation.metrics import metric_named
+from medssl.evaluation.problem import Kind
 
 if TYPE_CHECKING:
-    from medssl.evaluation.results import Evaluation
+    from medssl.evaluation.results import Comparison, Evaluation
 
-NAMES = {"random": "the random encoder", "pixels": "raw pixels"}
-REQUIRED = ("random", "pixels")
+NAMES = {
+    "random": "the random encoder",
+    "pixels": "raw pixels",
+    "scratch": "the same network from scratch",
+    "small_resnet": "a small ResNet from scratch",
+    "frame": "the frame of the image alone",
+    "corners": "the corners of the image alone",
+    "thumbnail": "a 4 x 4 thumbnail",
+}
 
 
 class GateRule(Config):
-    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters.
+    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters, in its unit.
 
-    Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times.
+    Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times. Without a
+    comparison with each of ``required`` there is no decision. With ``shortcut``, an encoder that is better than the
+    random one only while it sees the frame of the image is refused. Audits named in ``refuse_on`` refuse an encoder
+    when they warn; the warnings of others are said, and decide nothing.
     """
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -34,6 +47,9 @@ class GateRule(Config):
     draws: Annotated[int, Field(ge=1)] = 3
     min_feature_std: Annotated[float, Field(ge=0)] = 0.01
     min_rankme: Annotated[float, Field(ge=1)] = 2.0
+    required: tuple[str, ...] = ("random", "pixels", "small_resnet")
+    shortcut: bool = True
+    refuse_on: tuple[str, ...] = ()
 
 
 class Decision(StrEnum):
@@ -56,28 +72,57 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     """Judge an encoder; the first of these that applies decides.
 
     1. **Collapsed** (feature std or RankMe below its minimum): ``no_go``, labels or not.
-    2. **Labels or a baseline missing**: ``undecided``, saying what is missing and how many.
-    3. Each baseline is compared by the paired patient bootstrap of linear probe minus baseline.
-       ``no_go`` as soon as one comparison says no, ``go`` when all say yes, else ``undecided``:
+    2. **Labels missing**: ``undecided``, saying what is missing and how many.
+    3. Each baseline is compared by the paired patient bootstrap of encoder minus baseline (linear probes; fine-tuning
+       with few labels where the baseline learns from scratch). ``no_go`` as soon as one comparison says no, ``go`` when
+       all say yes, else ``undecided``:
 
-       - *no*: the whole interval is below 0 (a proven loss is a loss, even one inside the margin), or the point
-         estimate is below minus the margin (a likely loss that matters is not for the user to discover later);
+       - *no*: the loss is proven (even one inside the margin), or the point estimate is below minus the margin (a
+         likely loss that matters is not for the user to discover later);
        - *random encoder, yes*: the whole interval is above 0 (superior: pretraining did something), or both probes
          are at the ceiling and the interval is above minus the margin (nothing was left to win);
        - *random encoder, no*: otherwise, below the ceiling, the whole interval is below the margin (shown to be as
          good as no pretraining);
-       - *pixels and any other baseline, yes*: the whole interval is above minus the margin (non-inferior).
+       - *any other baseline, yes*: the whole interval is above minus the margin (non-inferior).
+
+       A required baseline that is missing says neither yes nor no.
+    4. **Shortcut**: the same with the frame of every image covered, where an audit compared that. A covered image is
+       strange to an encoder, which costs it a little, and nothing to a baseline that learns it anew. So a *no* is a
+       loss proven to be more than the margin, shown to be as good as no pretraining, or a lead over the random encoder
+       that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be superior to the
+       random encoder, and no *no* beside others.
+    5. An audit of ``refuse_on`` that warns turns ``go`` into ``no_go``.
+
+    Several comparisons: ``go`` needs every one of them, so no number of baselines makes a false ``go`` likelier than
+    the 2.5 % of a single one (an intersection-union test; Berger, Technometrics 1982). A single *no* is enough for
+    ``no_go``, so the loss that counts as proven has an interval widened by Bonferroni for the number of comparisons.
     """
     collapsed = _collapse(evaluation, rule)
     if collapsed:
         return Verdict(Decision.NO_GO, collapsed)
     missing = _missing(evaluation, rule)
+    warned = tuple(f"Warning ({name}): {sentence}" for name, sentence in evaluation.warnings.items())
     if missing:
-        return Verdict(Decision.UNDECIDED, missing)
-    findings = [_compare(evaluation, name, rule) for name in evaluation.differences]
-    said = {f.decision for f in findings}
+        return Verdict(Decision.UNDECIDED, (*missing, *warned))
+    judged = {name: evaluation.comparison(name) for name in evaluation.differences}
+    covered = evaluation.covered if rule.shortcut else {}
+    num = len(judged) + len(covered)
+    findings = [_compare(evaluation.metric, name, found, rule, num) for name, found in judged.items()]
+    findings += [_compare_covered(evaluation.metric, name, found, rule, num) for name, found in covered.items()]
+    findings += [
+        Verdict(Decision.NO_GO, (f"The rule refuses an encoder of which the audit {name!r} warns.",))
+        for name in rule.refuse_on
+        if name in evaluation.warnings
+    ]
+    absent = [_named(name) for name in rule.required if name not in evaluation.differences]
+    if absent:
+        findings.append(Verdict(Decision.UNDECIDED, (f"The encoder was not compared with {' and '.join(absent)}.",)))
+    said = {f.decision for f in findings} or {Decision.UNDECIDED}
     decision = next(d for d in (Decision.NO_GO, Decision.UNDECIDED, Decision.GO) if d in said)
-    return Verdict(decision, tuple(reason for f in findings if f.decision is decision for reason in f.reasons))
+    reasons = tuple(reason for f in findings if f.decision is decision for reason in f.reasons)
+    if decision is Decision.GO and rule.shortcut and not covered:
+        reasons += ("Whether it needs the frame of the image is not known: nothing was compared with it covered.",)
+    return Verdict(decision, (*reasons, *warned))
 
 
 def _collapse(evaluation: Evaluation, rule: GateRule) -> tuple[str, ...]:
@@ -97,52 +142,80 @@ def _collapse(evaluation: Evaluation, rule: GateRule) -> tuple[str, ...]:
 
 def _missing(evaluation: Evaluation, rule: GateRule) -> tuple[str, ...]:
     counts, reasons = evaluation.class_patients, []
-    if len(evaluation.classes) < 2:
+    has_classes = evaluation.kind in (Kind.CLASSES, Kind.ORDINAL)
+    if evaluation.kind is not Kind.REGRESSION and len(evaluation.classes) < (2 if has_classes else 1):
         found = f"only the class {evaluation.classes[0]!r}" if evaluation.classes else "none"
-        return (f"Labels of at least two classes are needed for {evaluation.task!r}, found {found}.",)
-    for name in evaluation.classes:
+        wanted = "Labels of at least two classes are" if has_classes else "A finding is"
+        return (f"{wanted} needed for {evaluation.task!r}, found {found}.",)
+    for name in counts[Role.DEV]:
+        what = f"Class {name!r}" if name else f"The task {evaluation.task!r}"
         if not counts[Role.DEV][name]:
-            reasons.append(f"Class {name!r} has no labelled dev patient to train a probe on: 1 is missing.")
+            reasons.append(f"{what} has no labelled dev patient to train a probe on: 1 is missing.")
         given, needed = counts[Role.TEST][name], rule.min_test_patients_per_class
-        if given < needed:
-            reasons.append(f"Class {name!r} has {given} labelled test patients of {needed}: {needed - given} missing.")
+        if given < needed and name:
+            reasons.append(f"{what} has {given} labelled test patients of {needed}: {needed - given} missing.")
     given, needed = evaluation.num_test_patients, rule.min_test_patients
     if given < needed:
         reasons.append(f"There are {given} labelled test patients of the {needed} needed: {needed - given} missing.")
-    absent = [NAMES[name] for name in REQUIRED if name not in evaluation.differences]
-    if absent and not reasons:
-        reasons.append(f"The encoder was not compared with {' and '.join(absent)}.")
     return tuple(reasons)
 
 
-def _compare(evaluation: Evaluation, name: str, rule: GateRule) -> Verdict:
-    difference, baseline = evaluation.differences[name], evaluation.deciding(name)
-    encoder = evaluation.deciding("encoder")
-    top = min(encoder.value, baseline.value) >= rule.ceiling
+def _named(baseline: str) -> str:
+    return NAMES.get(baseline, f"the baseline {baseline!r}")
+
+
+def _compare(metric: str, name: str, found: Comparison, rule: GateRule, num: int) -> Verdict:
+    """Judge one of ``num`` comparisons."""
+    difference, other = found.difference, _named(name)
+    top = _at_ceiling(metric, found, rule)
     needed = 0.0 if name == "random" and not top else -rule.margin
-    proven = difference.low > needed
-    if difference.high < 0 or difference.value < -rule.margin:
+    if _lost(difference, num) or difference.value < -rule.margin:
         decision, finding = Decision.NO_GO, "is worse than"
-    elif proven and needed == 0:
-        decision, finding = Decision.GO, "is better than"
-    elif proven:
-        decision, finding = (
-            Decision.GO,
-            "is at the ceiling, as is" if top else f"is not worse (by {rule.margin:g}) than",
-        )
+    elif difference.low > needed:
+        at_least = "is at the ceiling, as is" if top else f"is not worse (by {rule.margin:g}) than"
+        decision, finding = Decision.GO, "is better than" if needed == 0 else at_least
     elif name == "random" and not top and difference.high < rule.margin:
         decision, finding = Decision.NO_GO, f"is no better (by {rule.margin:g}) than"
     else:
         decision, finding = Decision.UNDECIDED, "is not yet told apart from"
     advice = _advice(difference, needed) if decision is Decision.UNDECIDED else ""
-    other = NAMES.get(name, f"the baseline {name!r}")
-    return Verdict(decision, (f"The encoder {finding} {other}: {_figures(encoder, baseline, difference)}.{advice}",))
+    return Verdict(decision, (f"The encoder {finding} {other}: {_figures(found)}.{advice}",))
 
 
-def _figures(encoder: Score, baseline: Score, difference: Score) -> str:
+def _compare_covered(metric: str, name: str, found: Comparison, rule: GateRule, num: int) -> Verdict:
+    """Judge one of ``num`` comparisons, made with the frame covered."""
+    difference, other = found.difference, _named(name)
+    decides = name == "random" and not _at_ceiling(metric, found, rule)
+    no_better = decides and difference.high < rule.margin
+    vanished = decides and found.vanished
+    if _lost(difference, num, by=rule.margin) or no_better or vanished:
+        decision = Decision.NO_GO
+        finding = f"holds its own against {other} only while it sees the frame of the image; with the frame covered"
+    elif difference.low > 0 or not decides:
+        how = "is better than" if difference.low > 0 else "is not shown to be worse than"
+        decision, finding = Decision.GO, f"{how} {other} with the frame of every image covered, too"
+    else:
+        decision, finding = Decision.UNDECIDED, f"is not yet told apart from {other} with the frame covered"
+    advice = _advice(difference, 0.0) if decision is Decision.UNDECIDED else ""
+    return Verdict(decision, (f"The encoder {finding}: {_figures(found)}.{advice}",))
+
+
+def _at_ceiling(metric: str, found: Comparison, rule: GateRule) -> bool:
+    return metric_named(metric).higher_is_better and min(found.encoder.value, found.baseline.value) >= rule.ceiling
+
+
+def _lost(difference: Score, num: int, by: float = 0.0) -> bool:
+    """Return whether a loss of more than ``by`` is proven, of ``num`` comparisons."""
+    loss = replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
+    return surely_above(loss, by, num)
+
+
+def _figures(found: Comparison) -> str:
+    difference = found.difference
     return (
-        f"{encoder.metric} {encoder.value:.3f} against {baseline.value:.3f}, difference {difference.value:+.3f} "
-        f"[{difference.low:+.3f}, {difference.high:+.3f}] at {difference.level:.0%} over {difference.n} test patients"
+        f"{found.encoder.metric} {found.encoder.value:.3f} against {found.baseline.value:.3f}, difference "
+        f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] at {difference.level:.0%} over "
+        f"{difference.n} test patients"
     )
 
 

@@ -1,101 +1,86 @@
-"""Metrics of class probabilities, for many weightings of the same rows at once.
+"""The metrics by name: what kind of task each judges, and whether more is better.
 
 scikit-learn scores one weighting a call; a bootstrap needs a thousand. Each metric here sorts once and equals its
-scikit-learn namesake with ``sample_weight`` for every weighting (tested).
+scikit-learn (for correlations scipy) namesake for every weighting (tested).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medssl.core.errors import EvaluationError
 from medssl.core.plugins import did_you_mean
+from medssl.evaluation import agreement, calibration, discrimination
+from medssl.evaluation.problem import Floats, Kind
 
-Floats = NDArray[np.float64]
-Metric = Callable[[NDArray[np.int64], Floats, Floats], Floats]
+Measure = Callable[[NDArray[Any], Floats, Floats], Floats]
+
+CLASSES, ORDINAL, FINDINGS, NUMBERS = Kind.CLASSES, Kind.ORDINAL, Kind.MULTILABEL, Kind.REGRESSION
 
 
-def auroc(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> Floats:
-    """Return the area under the ROC curve, ``R``: of class 1 where there are two, else the macro mean of one-vs-rest.
+@dataclass(frozen=True)
+class Metric:
+    """A figure of predictions: ``measure(truth, predictions, weights)`` returns ``R`` values, NaN where undefined.
 
-    Args:
-        truth: ``N`` class indices.
-        probabilities: ``N K``.
-        weights: ``R N``, non-negative; one row a weighting.
-
-    Returns:
-        ``R`` values; NaN where a class has no weight, because the area is undefined there.
+    Attributes:
+        measure: ``truth`` is ``N`` or ``N K``, ``predictions`` ``N K``, ``weights`` ``R N``.
+        kinds: of task that it judges.
+        higher_is_better: else lower is, and differences are turned so that positive is better.
+        fraction: whether it lies in [0, 1], which its interval must not leave.
     """
-    return _over_classes(_binary_auroc, truth, probabilities, weights)
+
+    measure: Measure
+    kinds: frozenset[Kind]
+    higher_is_better: bool = True
+    fraction: bool = False
+
+    def __call__(self, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
+        """Return ``R`` values."""
+        return self.measure(truth, predictions, weights)
 
 
-def auprc(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> Floats:
-    """Return average precision, ``R``; arguments, classes and NaN as in ``auroc``."""
-    return _over_classes(_binary_auprc, truth, probabilities, weights)
+PRESENT = frozenset({CLASSES, ORDINAL, FINDINGS})
+EXCLUSIVE = frozenset({CLASSES, ORDINAL})
+
+METRICS: Mapping[str, Metric] = {
+    "auroc": Metric(discrimination.auroc, PRESENT, fraction=True),
+    "auprc": Metric(discrimination.auprc, PRESENT, fraction=True),
+    "balanced_accuracy": Metric(discrimination.balanced_accuracy, EXCLUSIVE, fraction=True),
+    "f1": Metric(discrimination.f1, PRESENT, fraction=True),
+    "sensitivity_at_90": Metric(discrimination.sensitivity_at(0.90), PRESENT, fraction=True),
+    "sensitivity_at_95": Metric(discrimination.sensitivity_at(0.95), PRESENT, fraction=True),
+    "brier": Metric(calibration.brier, PRESENT, higher_is_better=False),
+    "log_loss": Metric(calibration.log_loss, EXCLUSIVE, higher_is_better=False),
+    "ece": Metric(calibration.ece, EXCLUSIVE, higher_is_better=False, fraction=True),
+    "kappa": Metric(agreement.kappa, frozenset({ORDINAL})),
+    "class_mae": Metric(agreement.class_mae, frozenset({ORDINAL}), higher_is_better=False),
+    "mae": Metric(agreement.mae, frozenset({NUMBERS}), higher_is_better=False),
+    "r2": Metric(agreement.r2, frozenset({NUMBERS})),
+    "pearson": Metric(agreement.pearson, frozenset({NUMBERS})),
+    "spearman": Metric(agreement.spearman, frozenset({NUMBERS})),
+}
+
+DEFAULT_METRIC: Mapping[Kind, str] = {CLASSES: "auroc", FINDINGS: "auroc", ORDINAL: "kappa", NUMBERS: "mae"}
 
 
-def balanced_accuracy(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> Floats:
-    """Return the mean recall over the classes of the most probable class, ``R``; NaN where a class has no weight."""
-    member = (truth[:, None] == np.arange(probabilities.shape[1])).astype(np.float64)  # N K
-    hit = member * (probabilities.argmax(1) == truth)[:, None]
-    return np.asarray(_ratio(weights @ hit, weights @ member).mean(1))
+def metrics_of(kind: Kind) -> tuple[str, ...]:
+    """Return the names of the metrics that judge ``kind``, its default first."""
+    default = DEFAULT_METRIC[kind]
+    return (default, *(name for name, metric in METRICS.items() if kind in metric.kinds and name != default))
 
 
-METRICS: Mapping[str, Metric] = {"auroc": auroc, "auprc": auprc, "balanced_accuracy": balanced_accuracy}
-
-
-def metric_named(name: str) -> Metric:
+def metric_named(name: str, kind: Kind | None = None) -> Metric:
     """Return the metric called ``name``.
 
     Raises:
-        EvaluationError: no such metric.
+        EvaluationError: no such metric, or it does not judge tasks of ``kind``.
     """
     if name not in METRICS:
         raise EvaluationError(f"unknown metric {name!r}: {did_you_mean(name, METRICS)}")
+    if kind is not None and kind not in METRICS[name].kinds:
+        raise EvaluationError(f"metric {name!r} does not judge {kind} tasks; these do: {', '.join(metrics_of(kind))}")
     return METRICS[name]
-
-
-def _over_classes(
-    binary: Callable[[NDArray[np.bool_], Floats, Floats], Floats],
-    truth: NDArray[np.int64],
-    probabilities: Floats,
-    weights: Floats,
-) -> Floats:
-    num_classes = probabilities.shape[1]
-    if num_classes == 2:
-        return binary(truth == 1, probabilities[:, 1], weights)
-    values = [binary(truth == k, probabilities[:, k], weights) for k in range(num_classes)]
-    return np.asarray(np.mean(values, axis=0))  # a NaN of one class is a NaN of the mean
-
-
-def _binary_auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    pos, neg = _tied(positive, score, weights)
-    beaten = np.cumsum(neg, axis=1) - neg / 2  # a tie counts half
-    return _ratio((pos * beaten).sum(1), pos.sum(1) * neg.sum(1))
-
-
-def _binary_auprc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    pos, neg = _tied(positive, -score, weights)
-    true_positives = np.cumsum(pos, axis=1)
-    flagged = true_positives + np.cumsum(neg, axis=1)
-    precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
-    area = _ratio((pos * precision).sum(1), pos.sum(1))
-    return np.asarray(np.where(neg.sum(1) > 0, area, np.nan))
-
-
-def _tied(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the positive and the negative weight at each distinct score, ascending: two arrays ``R G``."""
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    weights = weights[:, order]
-    pos = weights * positive[order]
-    return np.add.reduceat(pos, starts, axis=1), np.add.reduceat(weights - pos, starts, axis=1)
-
-
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))

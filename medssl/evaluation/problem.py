@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
@@ -28,6 +28,11 @@ class Kind(StrEnum):
     MULTILABEL = "multilabel"  # any of several findings
     ORDINAL = "ordinal"  # one of several, in an order
     REGRESSION = "regression"  # a number
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether an image is of exactly one of several classes."""
+        return self in (Kind.CLASSES, Kind.ORDINAL)
 
 
 class Fit(Protocol):
@@ -134,6 +139,11 @@ class Problem:
     def rows(self, role: Role) -> Rows:
         """Return the labelled rows of ``role``."""
         return np.flatnonzero((self.roles == str(role)) & self.known)
+
+    def only(self, rows: Rows) -> Problem:
+        """Keep these rows."""
+        columns = {name: getattr(self, name)[rows] for name in ("truth", "roles", "patients", "studies")}
+        return replace(self, **columns, groups={name: column[rows] for name, column in self.groups.items()})
 
     @property
     def num_outputs(self) -> int:

@@ -1,4 +1,4 @@
-"""Figures of a representation that need no label: they tell a collapsed encoder."""
+"""What a representation shows without labels: figures that tell a collapsed encoder, and its directions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def feature_std(features: NDArray[Any]) -> float:
     Args:
         features: ``N D``.
     """
-    z = np.asarray(features, dtype=np.float64)
-    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    z = unit(features)
     return float(z.std(axis=0).mean() * np.sqrt(z.shape[1]))
 
 
@@ -40,3 +39,19 @@ def rankme(features: NDArray[Any]) -> float:
     sigma = np.linalg.svd(z.astype(np.float64), compute_uv=False)
     p = sigma / max(float(sigma.sum()), 1e-300) + RANKME_EPSILON
     return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def unit(features: NDArray[Any]) -> NDArray[np.float64]:
+    """Return rows of length 1."""
+    z = np.asarray(features, dtype=np.float64)
+    return np.asarray(z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12))
+
+
+def directions(features: NDArray[Any], basis: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return features as directions from the mean of the rows ``basis``, which needs no label.
+
+    A mean that all images share hides their differences from cosines (CL2N of Wang et al., SimpleShot,
+    arXiv:1911.04623).
+    """
+    z = np.asarray(features, dtype=np.float64)
+    return unit(z - z[basis].mean(axis=0))

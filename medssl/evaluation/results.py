@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from medssl.core.score import Score
 from medssl.core.types import Role
 from medssl.evaluation.gate import GateRule, Verdict, gate
+from medssl.evaluation.problem import Kind
+
+if TYPE_CHECKING:
+    from medssl.evaluation.audits import Audits
 
 ENCODER = "encoder"  # the system that is judged; all others are baselines
 FEW = "few"  # the name under which what was learnt from few labels stands beside the probes
@@ -21,12 +25,33 @@ def deciding(probes: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The encoder beside a baseline: both scores, and their difference by one paired bootstrap.
+
+    ``lost``: of comparisons with something covered, how much smaller that made the difference.
+    """
+
+    encoder: Score
+    baseline: Score
+    difference: Score
+    lost: Score | None = None
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the difference is proven to be smaller, by half or more, and is not above 0 any longer."""
+        is_less = self.lost is not None and self.lost.low > 0 and self.difference.value <= self.lost.value
+        return is_less and self.difference.low <= 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores of the encoder and its baselines on test patients.
 
     ``num_train``, ``num_val``, ``num_test`` count labelled rows (images or volumes); the ``n`` of a ``Score`` and
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
-    deciding probes) are empty where the labels allow no figure; the verdict then says what is missing.
+    deciding probes) are empty where the labels allow no figure; the verdict then says what is missing. ``covered`` are
+    comparisons with the frame of every image covered, ``warnings`` what the audits warn of, by audit: both come from
+    audits, and are empty without.
     """
 
     task: str
@@ -42,10 +67,20 @@ class Evaluation:
     feature_std: float
     rankme: float
     rule: GateRule
+    kind: Kind = Kind.CLASSES
+    covered: Mapping[str, Comparison] = field(default_factory=dict)
+    warnings: Mapping[str, str] = field(default_factory=dict)
 
-    def deciding(self, system: str) -> Score:
-        """Return the score by which ``system`` is judged."""
-        return self.systems[system][deciding(self.systems[system])]
+    def comparison(self, baseline: str) -> Comparison:
+        """Return the encoder beside ``baseline``: with few labels, where that is how the baseline was measured."""
+        probe = deciding(self.systems[baseline])
+        ours = self.systems[ENCODER]
+        encoder = ours[FEW] if probe == FEW else ours[deciding(ours)]
+        return Comparison(encoder, self.systems[baseline][probe], self.differences[baseline])
+
+    def audited(self, audits: Audits) -> Evaluation:
+        """Return this evaluation with what the audits found, for the gate to judge by."""
+        return replace(self, covered=audits.covered, warnings=audits.warnings)
 
     @property
     def verdict(self) -> Verdict:
@@ -57,12 +92,15 @@ class Evaluation:
         return {
             "task": self.task,
             "metric": self.metric,
+            "kind": str(self.kind),
             "classes": list(self.classes),
             "num_train": self.num_train,
             "num_val": self.num_val,
             "num_test": self.num_test,
             "systems": {s: {p: asdict(score) for p, score in probes.items()} for s, probes in self.systems.items()},
             "differences": {baseline: asdict(score) for baseline, score in self.differences.items()},
+            "covered": {baseline: asdict(found) for baseline, found in self.covered.items()},
+            "warnings": dict(self.warnings),
             "feature_std": self.feature_std,
             "rankme": self.rankme,
             "verdict": {"decision": str(self.verdict.decision), "reasons": list(self.verdict.reasons)},

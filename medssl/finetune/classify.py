@@ -162,7 +162,8 @@ def save_classifier(model: Classifier, folder: Path, about: Mapping[str, Any]) -
     head = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if not k.startswith("encoder.")}
     with atomic(folder / "head.safetensors") as partial:
         save_file(head, partial)
-    write_json(folder / "model.json", {**about, "classes": model.classes, "fine_tuning": model.config.data()})
+    settings = {name: value for name, value in model.config.data().items() if name in ClassifyConfig.model_fields}
+    write_json(folder / "model.json", {**about, "classes": model.classes, "fine_tuning": settings})
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:

@@ -16,7 +16,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.files import atomic
 from medssl.review.page import data_uri, environment
 
-TILE, GAP, CAPTION = 160, 8, 28  # pixels
+TILE, GAP, CAPTION, FRAME = 160, 8, 28, 6  # pixels
 INK, PAPER = "#1b2230", "white"
 SIDE = 512  # pixels of the longer side on the page
 
@@ -33,7 +33,12 @@ class Listed:
 
 
 def contact_sheet(
-    images: Sequence[NDArray[Any]], captions: Sequence[str], out: Path, columns: int = 8, tile: int = TILE
+    images: Sequence[NDArray[Any]],
+    captions: Sequence[str],
+    out: Path,
+    columns: int = 8,
+    tile: int = TILE,
+    frames: Sequence[str | None] | None = None,
 ) -> Path:
     """Write a PNG with one captioned tile an image, in reading order.
 
@@ -43,6 +48,7 @@ def contact_sheet(
         out: the PNG file.
         columns: tiles a row.
         tile: its side in pixels.
+        frames: a colour around each tile, None for none; never the only thing that tells tiles apart.
 
     Raises:
         MedsslError: no image, or not one caption each.
@@ -52,13 +58,16 @@ def contact_sheet(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     size = columns * (tile + GAP) + GAP, rows * (tile + CAPTION + GAP) + GAP
-    sheet = Image.new("RGB" if any(image.ndim == 3 for image in images) else "L", size, PAPER)
+    coloured = frames is not None or any(image.ndim == 3 for image in images)
+    sheet = Image.new("RGB" if coloured else "L", size, PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for i, (image, caption, frame) in enumerate(zip(images, captions, frames or [None] * len(images), strict=True)):
         left, top = GAP + i % columns * (tile + GAP), GAP + i // columns * (tile + CAPTION + GAP)
         sheet.paste("black", (left, top, left + tile, top + tile))
         picture = _picture(image, tile)
         sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
+        if frame is not None:
+            draw.rectangle((left, top, left + tile - 1, top + tile - 1), outline=frame, width=FRAME)
         while draw.textlength(caption, font) > tile:
             caption = caption.rstrip("…")[:-1] + "…"
         draw.text((left, top + tile + 3), caption, INK, font)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from medssl.tracking.records import RunRecord, decode
 
 T = TypeVar("T")
 COUNTED = ("patients", "studies", "volumes")
+SCORE_FIELDS = {field.name for field in fields(Score)}
 
 
 @dataclass(frozen=True)
@@ -63,35 +64,6 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate decided (go, no_go or undecided), and why."""
-
-    decision: str
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """An encoder against its baselines on one task."""
-
-    run: RunRecord
-    task: str
-    method: str
-    classes: tuple[str, ...]
-    num_train: int | None
-    measured: tuple[Measured, ...]
-    differences: tuple[Measured, ...]
-    feature_std: float | None
-    rankme: float | None
-    verdict: Verdict | None
-
-    @property
-    def headline(self) -> tuple[Measured, ...]:
-        """The figures that decide: the encoder's last probe, then its differences to the baselines."""
-        return tuple(m for m in self.measured if m.system == "encoder")[-1:] + self.differences
-
-
-@dataclass(frozen=True)
 class Ranked:
     """A worklist: its rows as they were written, and its contact sheet."""
 
@@ -113,7 +85,7 @@ class Finetuned:
 def pools(records: Sequence[RunRecord]) -> list[PoolFound]:
     """Return the pool of the latest ingest that described it (none or one)."""
     found = []
-    for run, data in _described(records, "ingest", "pool_info.json"):
+    for run, data in described(records, "ingest", "pool_info.json"):
         counts = {name: _counts(data.get(name)) for name in COUNTED if data.get(name)}
         outcomes = [
             Outcome(str(o.get("outcome", "")), str(o.get("reason") or ""), int(o.get("count", 0)))
@@ -128,40 +100,17 @@ def pools(records: Sequence[RunRecord]) -> list[PoolFound]:
 def trainings(records: Sequence[RunRecord]) -> list[Trained]:
     """Return the latest pretraining and pretext run of each method."""
     found = [
-        Trained(run, method(run), _latest_pictures(run.folder / "pictures"))
+        Trained(run, method(run), latest_pictures(run.folder / "pictures"))
         for run in records
         if run.kind in ("pretrain", "pretext") and run.metrics
     ]
-    return _latest(found, lambda trained: (trained.run.kind, trained.method))
+    return latest_of(found, lambda trained: (trained.run.kind, trained.method))
 
 
-def _latest_pictures(folder: Path) -> tuple[Path, ...]:
+def latest_pictures(folder: Path) -> tuple[Path, ...]:
     """Return the last of ``<kind>-<step>.png`` for each kind, those that the run began with first."""
     last = {path.stem.partition("-")[0]: path for path in sorted(folder.glob("*.png"))}
     return tuple(sorted(last.values(), key=lambda path: ("-" in path.stem, path.name)))
-
-
-def evaluations(records: Sequence[RunRecord]) -> list[Evaluated]:
-    """Return the latest evaluation of each task and method."""
-    by_id = {run.id: run for run in records}
-    found = []
-    for run, data in _described(records, "evaluate", "evaluation.json"):
-        encoders = [by_id[p] for p in run.parents.values() if p in by_id and by_id[p].kind == "pretrain"]
-        verdict = data.get("verdict")
-        evaluated = Evaluated(
-            run=run,
-            task=str(data.get("task") or ""),
-            method=method(encoders[0]) if encoders else method(run),
-            classes=tuple(map(str, data.get("classes") or [])),
-            num_train=data.get("num_train"),
-            measured=tuple(_measured(data.get("systems"), run)),
-            differences=tuple(_measured({"difference": data.get("differences")}, run)),
-            feature_std=data.get("feature_std"),
-            rankme=data.get("rankme"),
-            verdict=Verdict(verdict["decision"], tuple(verdict.get("reasons", ()))) if verdict else None,
-        )
-        found.append(evaluated)
-    return _latest(found, lambda evaluated: (evaluated.task, evaluated.method))
 
 
 def worklists(records: Sequence[RunRecord]) -> list[Ranked]:
@@ -178,13 +127,15 @@ def worklists(records: Sequence[RunRecord]) -> list[Ranked]:
 def finetunings(records: Sequence[RunRecord]) -> list[Finetuned]:
     """Return the latest fine-tuned model of each task."""
     found = []
-    for run, data in _described(records, "finetune", "finetune.json"):
+    for run, data in described(records, "finetune", "finetune.json"):
         systems = {"model": data.get("scores"), "baseline": data.get("baseline")}
         names = list(data.get("scores") or {})
-        measured = sorted(_measured(systems, run), key=lambda m: names.index(m.name) if m.name in names else len(names))
-        differences = tuple(_measured({"difference": data.get("differences")}, run))
+        measured = sorted(
+            measured_of(systems, run), key=lambda m: names.index(m.name) if m.name in names else len(names)
+        )
+        differences = tuple(measured_of({"difference": data.get("differences")}, run))
         found.append(Finetuned(run, str(data.get("task") or ""), tuple(measured), differences))
-    return _latest(found, lambda tuned: tuned.task)
+    return latest_of(found, lambda tuned: tuned.task)
 
 
 def method(run: RunRecord) -> str:
@@ -193,7 +144,7 @@ def method(run: RunRecord) -> str:
     return str(named.get("name", "") if isinstance(named, Mapping) else named or "")
 
 
-def _described(records: Sequence[RunRecord], kind: str, name: str) -> list[tuple[RunRecord, dict[str, Any]]]:
+def described(records: Sequence[RunRecord], kind: str, name: str) -> list[tuple[RunRecord, dict[str, Any]]]:
     """Return the runs of ``kind`` that left a readable file ``name``, with what it holds."""
     found = []
     for run in records:
@@ -203,21 +154,23 @@ def _described(records: Sequence[RunRecord], kind: str, name: str) -> list[tuple
     return found
 
 
-def _measured(systems: Any, run: RunRecord) -> list[Measured]:
+def measured_of(systems: Any, run: RunRecord) -> list[Measured]:
     """Flatten system → name → score, or system → score, as it stands in a run's JSON."""
     found = []
     for system, named in (systems or {}).items():
-        if _is_score(named):
+        if score_of(named):
             named = {named["metric"]: named}
-        for name, data in (named or {}).items():
-            if _is_score(data):
-                score = decode(data)
-                found.extend([Measured(system, name, score, run.id)] if isinstance(score, Score) else [])
+        scores = {name: score_of(data) for name, data in (named or {}).items()}
+        found += [Measured(system, name, score, run.id) for name, score in scores.items() if score]
     return found
 
 
-def _is_score(data: Any) -> bool:
-    return isinstance(data, Mapping) and {"metric", "value", "low", "high", "n"} <= set(data)
+def score_of(data: Any) -> Score | None:
+    """Return the score that JSON holds, if it is one."""
+    if not isinstance(data, Mapping) or not {"metric", "value", "low", "high", "n"} <= set(data):
+        return None
+    score = decode({name: data[name] for name in data if name in SCORE_FIELDS})
+    return score if isinstance(score, Score) else None
 
 
 def _counts(data: Any) -> dict[str, int]:
@@ -229,7 +182,7 @@ def _counts(data: Any) -> dict[str, int]:
     return {str(name): int(data[name]) for name in order}
 
 
-def _latest(found: Sequence[T], key: Callable[[T], Any]) -> list[T]:
+def latest_of(found: Sequence[T], key: Callable[[T], Any]) -> list[T]:
     """Keep the last of ``found`` for each key, the newest first."""
     newest: dict[Any, T] = {}
     for item in reversed(found):

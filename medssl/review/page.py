@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medssl.core.files import atomic
-from medssl.review import findings, plots, words
+from medssl.review import curves, evaluated, findings, plots, words
+from medssl.review.evaluated import Evaluated
 from medssl.review.tables import key_figures
 from medssl.tracking.records import RunRecord
 
@@ -48,7 +49,7 @@ def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
 
     Links to run folders are relative to ``out``, so that a workspace can be moved with its report.
     """
-    html = environment().get_template("report.html.j2")
+    html, judged = environment().get_template("report.html.j2"), evaluated.evaluations(records)
     text = html.render(
         title=title,
         generated=datetime.now(UTC),
@@ -57,11 +58,14 @@ def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
         journey=[(kind, next((r for r in reversed(records) if r.kind == kind), None)) for kind in JOURNEY],
         pools=findings.pools(records),
         trainings=findings.trainings(records),
-        evaluations=findings.evaluations(records),
+        evaluations=judged,
+        contents=_contents(judged),
         worklists=findings.worklists(records),
         finetunings=findings.finetunings(records),
         verdicts=VERDICTS,
         curves=lambda run: Markup(plots.curves(run.metrics, CURVES)),
+        curve=lambda found: Markup(curves.svg(found)),
+        tables=curves.tables,
         intervals=lambda *rows: Markup(plots.intervals(*rows)),
         link=partial(_link, out.parent),
         key_figures=key_figures,
@@ -73,13 +77,41 @@ def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
     return out
 
 
+def _contents(judged: Sequence[Evaluated]) -> list[tuple[str, str]]:
+    """Return what each evaluation has to show, as places on the page and words; nothing of a short page."""
+    parts = [
+        (f"transfer-{i}{place}", words, f"{one.task} {one.method}".strip())
+        for i, one in enumerate(judged, 1)
+        for place, words, there in (
+            ("", "Every system", one.measured),
+            ("-others", "Other encoders", one.others.rows),
+            ("-external", "Other pools", one.external.rows),
+            ("-labels", "How many labels", one.curve),
+            ("-few", "A handful of labels", one.few_shot.rows),
+            ("-structure", "Clusters and nearest images", one.structure.rows),
+            ("-subgroups", "Who is served worse", one.subgroups.rows),
+            ("-audits", "Audits", one.audits or one.covered.rows),
+            ("-pictures", "Pictures", one.pictures),
+        )
+        if there
+    ]
+    several = len(judged) > 1
+    return (
+        [(place, f"{words} ({whose})" if several else words) for place, words, whose in parts] if len(parts) > 2 else []
+    )
+
+
 def environment() -> Environment:
     """Return the templates of this room, escaping every value and refusing unknown names."""
     loader = FileSystemLoader(Path(__file__).parent)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.globals["image"] = data_uri
+    made.tests["explained"] = lambda system: bool(words.meaning(system))
     made.filters |= {
         "system": words.system_name,
+        "meaning": words.meaning,
+        "reading": words.reading,
+        "signed": words.signed,
         "name": words.name,
         "sentence": words.sentence,
         "kind": words.kind_name,

@@ -18,8 +18,32 @@ from medssl.review.words import name, system_name
 
 INK, MUTED, RULE = "#1b2230", "#5d6675", "#d9dde3"
 # Okabe and Ito's colours, told apart by every kind of colour vision; shapes repeat the difference.
-COLOURS = {"encoder": "#0072B2", "model": "#0072B2", "pixels": "#D55E00", "random": "#7a7a7a", "baseline": "#7a7a7a"}
-MARKERS = {"encoder": "o", "model": "o", "pixels": "s", "random": "^", "baseline": "^"}
+COLOURS = {
+    "encoder": "#0072B2",
+    "model": "#0072B2",
+    "pixels": "#D55E00",
+    "random": "#7a7a7a",
+    "baseline": "#7a7a7a",
+    "scratch": "#009E73",
+    "small_resnet": "#56B4E9",
+    "frame": "#CC79A7",
+    "corners": "#a05a86",
+    "thumbnail": "#E69F00",
+}
+MARKERS = {
+    "encoder": "o",
+    "model": "o",
+    "pixels": "s",
+    "random": "^",
+    "baseline": "^",
+    "scratch": "D",
+    "small_resnet": "P",
+    "frame": "v",
+    "corners": "<",
+    "thumbnail": "X",
+}
+# What the page draws with its own colours, light or dark (style.html.j2).
+THEMED = {INK: "--ink", MUTED: "--muted", RULE: "--rule", "#0072b2": "--blue", "#7a7a7a": "--grey", "#ffffff": "--page"}
 CHANCE = {"auroc": 0.5}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -55,21 +79,35 @@ def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], titles: Mapping[s
             _curve(axes, np.array(metrics[name], dtype=float), smooth=name == "loss")
             axes.set_title(titles[name])
             axes.set_xlabel("optimiser step")
-        return _svg(figure)
+        return svg(figure)
 
 
 def intervals(measured: Sequence[Measured], differences: Sequence[Measured] = ()) -> str:
-    """Draw scores as points with their intervals; differences beside them, with a line at zero."""
-    panels = [rows for rows in (measured, differences) if rows]
+    """Draw scores as points with their intervals, and differences beside them, with a line at zero.
+
+    The difference to a system stands in its row, by the probe that it is taken of.
+    """
+    rows = [_row_of(difference, measured) for difference in differences]
+    aligned = [row for row in rows if row is not None]
+    beside = len(aligned) == len(differences)
+    panels = [part for part in (measured, differences) if part]
+    tallest = len(measured) if beside else max(map(len, panels))
     with matplotlib.rc_context(STYLE):
-        tallest = max(map(len, panels))
         figure = Figure(figsize=(9.2, 0.62 + 0.36 * tallest), layout="constrained")
-        for i, rows in enumerate(panels):
+        for i, part in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), i + 1)
-            _forest(axes, rows)
+            in_rows = beside and part is differences
+            _forest(axes, part, aligned if in_rows else range(len(part)))
             axes.set_ylim(tallest - 0.4, -0.6)  # same row height in both panels
-            axes.set_title("Difference" if rows is differences else _quantity(rows))
-        return _svg(figure)
+            axes.set_title("Encoder better by" if in_rows else "Difference" if i else _quantity(part))
+            if in_rows:
+                axes.set_yticks([])
+        return svg(figure)
+
+
+def _row_of(difference: Measured, measured: Sequence[Measured]) -> int | None:
+    """Return the row of the system that the encoder is compared with, by the first probe that is shown of it."""
+    return next((i for i, row in enumerate(measured) if row.system == difference.name), None)
 
 
 def _curve(axes: Axes, points: NDArray[np.float64], *, smooth: bool) -> None:
@@ -87,11 +125,11 @@ def _curve(axes: Axes, points: NDArray[np.float64], *, smooth: bool) -> None:
     axes.locator_params(nbins=5)
 
 
-def _forest(axes: Axes, rows: Sequence[Measured]) -> None:
-    for y, row in enumerate(rows):
-        colour = COLOURS.get(row.system, INK)
+def _forest(axes: Axes, rows: Sequence[Measured], places: Sequence[int]) -> None:
+    for y, row in zip(places, rows, strict=True):
+        who = row.name if row.system == "difference" else row.system
+        colour, marker = COLOURS.get(who, INK), MARKERS.get(who, "D")
         axes.plot([row.score.low, row.score.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-        marker = MARKERS.get(row.system, "D")
         axes.plot(row.score.value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
     comparison = rows[0].system == "difference"
     metrics = {row.score.metric for row in rows}
@@ -100,11 +138,11 @@ def _forest(axes: Axes, rows: Sequence[Measured]) -> None:
         axes.axvline(reference, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         if not comparison:
             axes.annotate("chance", (reference, 0), (3, 2), ("data", "axes fraction"), "offset points", color=MUTED)
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], color=INK)
+    axes.set_yticks(places, [_label(row) for row in rows], color=INK)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _label(row: Measured) -> str:
@@ -117,14 +155,15 @@ def _quantity(rows: Sequence[Measured]) -> str:
     return ", ".join(dict.fromkeys(name(row.score.metric) for row in rows))
 
 
-def _svg(figure: Figure) -> str:
-    """Return an inline SVG element: no prologue, no metadata, no ids that could clash with another figure's."""
+def svg(figure: Figure) -> str:
+    """Return an inline SVG element in the page's colours: no prologue, metadata, or ids that could clash."""
     text = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(text, format="svg", metadata=nothing)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"<style[^>]*>[^<]*</style>", "", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1).strip()
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
+    drawn = re.sub(r"<style[^>]*>[^<]*</style>", "", drawn)
+    drawn = re.sub("|".join(THEMED), lambda found: f"var({THEMED[found[0]]})", drawn)
+    drawn = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawn, count=1)
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1).strip()

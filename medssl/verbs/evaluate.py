@@ -1,107 +1,168 @@
-"""``medssl evaluate``: does the representation transfer? Probes, baselines, and the gate."""
+"""``medssl evaluate``: does the representation transfer? Probes, baselines, audits, the gate."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch.nn.functional as F
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from medssl.core.errors import GateRefused
 from medssl.core.files import read_json, write_json
+from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.data.prepare import prepare
-from medssl.data.prepared import Prepared
 from medssl.engine.distributed import device_for
-from medssl.engine.scoring import embed
-from medssl.evaluation import fits
-from medssl.evaluation.evaluate import Systems
+from medssl.evaluation.evaluate import class_patients, measurable
 from medssl.evaluation.evaluate import evaluate as measure
+from medssl.evaluation.few_shot import few_shot
 from medssl.evaluation.gate import Decision
-from medssl.evaluation.problem import Problem
+from medssl.evaluation.judge import Judge
 from medssl.evaluation.results import Evaluation
-from medssl.models.build import build_encoder
-from medssl.models.encoders.base import ENCODERS
+from medssl.evaluation.structure import structure
+from medssl.evaluation.subgroups import subgroups
 from medssl.pool.pool import Pool
+from medssl.review.evaluated import evaluated
+from medssl.review.terminal import evaluation_shown
 from medssl.study import Study
+from medssl.tracking.journal import Journal
 from medssl.tracking.records import read_runs
-from medssl.verbs.context import FoundEncoder, find_encoder, marks, running, score_folder
+from medssl.verbs.audits import audit
+from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
+from medssl.verbs.curve import curve as label_efficiency
+from medssl.verbs.pictures import draw_pictures
 from medssl.verbs.result import NO_GO, OK, Result
+from medssl.verbs.subject import Subject, outside
 
-PIXELS = 64
 
+def evaluate(
+    study: Study, *, task: str | None = None, encoder: str | Sequence[str] | None = None, curve: bool = False
+) -> Result:
+    """Measure an encoder on the labelled volumes and let the gate decide; exit code 4 where it says no_go.
 
-def evaluate(study: Study, *, task: str | None = None, encoder: str | None = None) -> Result:
-    """Measure an encoder on the labelled volumes and let the gate decide; exit code 4 where it says no_go."""
+    Args:
+        study: the experiment.
+        task: one of its tasks.
+        encoder: a run or folder, else the latest that fits. Of several the first is judged, the others are compared
+            with it on the same patients, and on the same draws of labels.
+        curve: draw the label-efficiency curve as well, which takes as long as all its trainings.
+    """
     pool = Pool.open(study.pool)
-    found = find_encoder(study, pool, encoder)
+    asked = [encoder] if encoder is None or isinstance(encoder, str) else list(encoder)
+    found, *others = [find_encoder(study, pool, one) for one in asked or [None]]
     name = study.task(task or study.evaluation.task)
-    data = prepare(pool, study.prepare)
+    subject = Subject.of(study, pool, found, name)
     prints = marks(pool, pretraining=found.fingerprint)
     with running(study, "evaluate", prints, found.parents) as journal:
-        measured = _measured(study, data, found, name)
-        verdict = measured.verdict
-        write_json(journal.folder / "evaluation.json", measured.to_json())
-        journal.artifact(journal.folder / "evaluation.json")
-        scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
-        scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}
-        facts: dict[str, float | str] = {
-            "feature_std": measured.feature_std,
-            "rankme": measured.rankme,
-            "verdict": str(verdict.decision),
+        measured, data = _measured(subject, others, journal.folder)
+        write_json(journal.folder / "evaluation.json", data)
+        _pictures(subject, journal.folder / "pictures", is_measured=bool(measured.systems))
+        if curve:
+            known = {"encoder": found, **{one.run or one.fingerprint: one for one in others}}
+            label_efficiency(
+                study, known, subject.data, name, subject.problem, journal.folder,
+                metric=study.evaluation.metric, level=study.evaluation.level,
+            )  # fmt: skip
+        _recorded(journal, measured)
+    run = next(run for run in read_runs(study.workspace) if run.id == journal.id)
+    said: Sequence[RenderableType] = evaluation_shown(evaluated(run, data))
+    code = NO_GO if measured.verdict.decision is Decision.NO_GO else OK
+    return Result({"run": journal.id, **data}, tuple(said), code)
+
+
+def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) -> tuple[Evaluation, dict[str, Any]]:
+    """Return the evaluation, and everything that ``evaluation.json`` says; ``audits.json`` is written beside it."""
+    study, config, problem = subject.study, subject.study.evaluation, subject.problem
+    how: dict[str, Any] = {"seed": study.seed, "num_resamples": config.bootstrap}
+    how |= {"metric": subject.metric, "level": config.level}
+    found = measure(problem, subject.systems(), rule=config.gate, **how)
+    audits = audit(
+        study, subject.pool, subject.found, subject.everything, subject.data, problem,
+        metric=config.metric, level=config.level,
+    )  # fmt: skip
+    write_json(folder / "audits.json", audits.to_json())
+    found = replace(found, covered=audits.covered, warnings=audits.warnings)
+    data = found.to_json()
+    if found.systems:
+        data |= _details(subject, how) | {"others": _compared(subject, others), "external": _external(subject)}
+    return found, data
+
+
+def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return few-shot figures, structure and subgroups, where the task has them."""
+    judge, made = _judge(subject), dict[str, Any]()
+    predicted = judge.units.mean(judge.predicted(subject.probes["encoder"]["linear"]))
+    few = {name: how[name] for name in ("seed", "num_resamples")}
+    made["subgroups"] = subgroups(subject.problem, judge.units, predicted, metric=subject.metric, **few).to_json()
+    if subject.problem.kind.exclusive:
+        systems = {**subject.features, "pixels": subject.pixels["pixels"]}
+        made["few_shot"] = few_shot(
+            subject.problem, systems, draws=subject.study.evaluation.shot_draws, **how
+        ).to_json()
+        made["structure"] = structure(subject.problem, systems, **few).to_json()
+    return made
+
+
+def _compared(subject: Subject, others: Sequence[FoundEncoder]) -> dict[str, dict[str, Any]]:
+    """Return what the linear probes of other encoders reach, and by how much the judged one is better."""
+    judge, made = _judge(subject), dict[str, dict[str, Any]]()
+    ours = judge.predicted(subject.probes["encoder"]["linear"])
+    for other in others:
+        theirs = judge.predicted(replace(subject, found=other).probes["encoder"]["linear"])
+        figures = {"linear": judge.score(theirs), "difference": judge.difference(ours, theirs)}
+        made[other.run or other.fingerprint] = _plain(figures)
+    return made
+
+
+def _external(subject: Subject) -> dict[str, dict[str, Any]]:
+    """Return the score of every system in other pools, and by how much the encoder is better there."""
+    made: dict[str, dict[str, Any]] = {}
+    for name, folder in subject.study.evaluation.external.items():
+        problem, probes = outside(subject, name, folder)
+        judge = replace(_judge(subject), problem=problem)
+        counts = {role: class_patients(problem, problem.rows(role)) for role in Role}
+        if not measurable(problem, counts, subject.study.evaluation.gate):
+            made[name] = {"patients": dict(counts[Role.TEST])}
+            continue
+        given = {system: judge.predicted(fit) for system, fit in probes.items()}
+        made[name] = {
+            "systems": _plain({system: judge.score(p) for system, p in given.items()}),
+            "differences": _plain(
+                {system: judge.difference(given["encoder"], p) for system, p in given.items() if system != "encoder"}
+            ),
         }
-        journal.finish(summary={**facts, **scores})
-    shown: list[RenderableType] = [_table(measured, journal.id)] if measured.systems else []
-    shown += [Text(f"gate: {verdict.decision}", style="bold"), *(f"  {reason}" for reason in verdict.reasons)]
-    code = NO_GO if verdict.decision is Decision.NO_GO else OK
-    return Result({"run": journal.id, **measured.to_json()}, tuple(shown), code)
+    return made
 
 
-def _measured(study: Study, data: Prepared, found: FoundEncoder, task: str) -> Evaluation:
-    """Embed every labelled volume, and enough unlabelled dev ones to see a collapse, with encoder and baselines."""
-    truth = dict(data.catalog.targets(task).iter_rows())
-    wanted = list(truth) + data.catalog.role(Role.DEV).volumes["volume"].to_list()[:1000]
-    chosen = data.of(data.catalog.only(wanted))
-    device = device_for()
-    config = ENCODERS.load(found.about["name"]).config_class.parse(found.about["config"])
-    untrained = build_encoder(found.about["name"], config, data.geometry, seed=study.seed)
-    volumes, kept = chosen.catalog.volumes, score_folder(study, found.fingerprint, "evaluate")
-    values = [truth.get(volume) for volume in volumes["volume"]]
-    roles, patients, studies = (volumes[name].to_list() for name in ("role", "patient", "study"))
-    problem = Problem.of(task, values, roles, patients, studies=studies)
-    features = embed(found.encoder, chosen, device, kept)
-    without = embed(untrained, chosen, device, kept / "random")
-    probes = {
-        name: {"knn": fits.knn_fit(problem, x, name), "linear": fits.linear_fit(problem, x, name)}
-        for name, x in {"encoder": features, "random": without}.items()
+def _judge(subject: Subject) -> Judge:
+    config = subject.study.evaluation
+    return Judge(subject.problem, subject.metric, config.level, subject.study.seed, config.bootstrap)
+
+
+def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(score) for name, score in scores.items()}
+
+
+def _pictures(subject: Subject, folder: Path, *, is_measured: bool) -> None:
+    judge = _judge(subject)
+    predicted = judge.predicted(subject.probes["encoder"]["linear"]) if is_measured else None
+    features, config = subject.features["encoder"], subject.study.evaluation.pictures
+    draw_pictures(folder, subject.found.encoder, subject.data, features, judge, config, device_for(), predicted)
+
+
+def _recorded(journal: Journal, measured: Evaluation) -> None:
+    for made in sorted(journal.folder.glob("*.json")) + sorted((journal.folder / "pictures").glob("*.png")):
+        if made.name not in ("mlflow.json", "run.json"):
+            journal.artifact(made, "pictures" if made.suffix == ".png" else "")
+    scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
+    scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}
+    facts: dict[str, float | str] = {
+        "feature_std": measured.feature_std,
+        "rankme": measured.rankme,
+        "verdict": str(measured.verdict.decision),
     }
-    probes["pixels"] = {"pca": fits.pca_fit(problem, _pixels(chosen))}
-    rule, num = study.evaluation.gate, study.evaluation.bootstrap
-    return measure(problem, Systems(probes, features), rule=rule, seed=study.seed, num_resamples=num)
-
-
-def _pixels(data: Prepared) -> NDArray[np.float32]:
-    """Return images of at most ``PIXELS`` an axis, ``N C *S``: what a linear model on pixels can hold in memory."""
-    shape = tuple(min(size, PIXELS) for size in data.geometry.shape)
-    chunks = np.array_split(np.arange(len(data)), max(1, len(data) // 64))
-    return np.concatenate([F.interpolate(data.images(rows), size=shape, mode="area").numpy() for rows in chunks])
-
-
-def _table(measured: Evaluation, run: str) -> Table:
-    table = Table(
-        title=f"{measured.task}: {measured.num_train} train, {measured.num_val} val, {measured.num_test} test",
-        caption=run,
-    )
-    for heading in ("system", "probe", "score"):
-        table.add_column(heading)
-    for system, probes in measured.systems.items():
-        for probe, score in probes.items():
-            table.add_row(system, probe, str(score))
-    for baseline, score in measured.differences.items():
-        table.add_row(f"encoder − {baseline}", "paired", str(score))
-    return table
+    journal.finish(summary={**facts, **scores})
 
 
 def latest_verdict(study: Study, found: FoundEncoder, task: str) -> str | None:

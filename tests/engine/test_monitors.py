@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from memory_feed import CPU, IMAGES, Images, Memory, method
 from ranks import on_ranks
 from torch import Tensor, nn
@@ -20,15 +18,7 @@ from medssl.engine.loop import Session, train
 from medssl.engine.monitors.base import Monitor, evaluating
 from medssl.engine.monitors.loader import LoaderMonitor, advice
 from medssl.engine.monitors.method import MethodMonitor
-from medssl.engine.monitors.pictures import (
-    RED,
-    TINT,
-    PicturesMonitor,
-    on_grid,
-    planes,
-    principal_colours,
-    tinted,
-)
+from medssl.engine.monitors.pictures import PicturesMonitor
 from medssl.engine.monitors.representation import RepresentationMonitor, pooled
 from medssl.engine.monitors.system import SystemMonitor
 from medssl.engine.optim import LoopConfig
@@ -241,40 +231,3 @@ def test_a_sharded_model_is_pictured_by_the_first_process_alone(tmp_path: Path) 
     assert second == []
     assert "rankme" in figures_of_first
     assert figures_of_first == figures_of_second
-
-
-def test_a_volume_shows_the_middle_plane_of_each_axis() -> None:
-    volume = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(2, 1, 3, 4, 5)
-    shown = planes(volume)
-    assert [tuple(p.shape) for p in shown] == [(1, 4, 5), (1, 3, 5), (1, 3, 4)] * 2
-    assert torch.equal(shown[0], volume[0, :, 1].flip(-2, -1))  # head up, right side left
-    assert torch.equal(shown[5], volume[1, :, :, :, 2].flip(-2, -1))
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 10_000), st.sampled_from([3, 8, 24]))
-def test_colours_of_tokens_ignore_a_rotation_of_the_feature_space(seed: int, width: int) -> None:
-    rng = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(2, 16, width, generator=rng) * torch.arange(1, width + 1)
-    turn, _ = torch.linalg.qr(torch.randn(width, width, generator=rng))
-    colours, turned = principal_colours(tokens), principal_colours(tokens @ turn)
-    assert colours.shape == (2, 16, 3)
-    assert 0 <= colours.min() <= colours.max() <= 1
-    flipped = [torch.allclose(turned[..., i], c, atol=1e-3) or torch.allclose(turned[..., i], 1 - c, atol=1e-3)
-               for i, c in enumerate(colours.unbind(-1))]  # fmt: skip
-    assert all(flipped)
-
-
-def test_token_values_land_on_their_patches() -> None:
-    encoder: Any = method("mae", "vit", VIT).encoder
-    maps = on_grid(torch.arange(16.0).view(1, 16, 1), encoder, IMAGES[:1])
-    assert maps.shape == (1, 1, 16, 16)
-    assert torch.equal(maps[0, 0, ::4, ::4], torch.arange(16.0).view(4, 4))
-
-
-def test_attention_reddens_the_image_and_leaves_it_grey_elsewhere() -> None:
-    values = torch.tensor([0.0, 1.0, 2.0, 500.0]).repeat_interleave(torch.tensor([300, 300, 300, 1])).view(1, 1, 1, -1)
-    shown = tinted(torch.full((1, 1, 1, 901), 0.5), values)[0, :, 0]
-    assert torch.allclose(shown[:, 0], torch.tensor(0.5))
-    assert torch.allclose(shown[:, 300], 0.5 + TINT / 2 * (torch.tensor(RED) - 0.5))
-    assert torch.allclose(shown[:, -1], 0.5 + TINT * (torch.tensor(RED) - 0.5))  # an outlier takes no more

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medssl.core.errors import EvaluationError
-from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap
+from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap, score_of
 
 SHIFT = 1.2
 
@@ -21,12 +21,12 @@ def simulated(rng, num_patients, rows_each=2, shift=SHIFT):
     return truth, np.stack([-score, score], axis=1), patient
 
 
-def coverage(num_simulations, num_patients):
-    expected = NormalDist().cdf(SHIFT / np.sqrt(2))  # P(positive > negative), of different patients
+def coverage(num_simulations, num_patients, shift=SHIFT):
+    expected = NormalDist().cdf(shift / np.sqrt(2))  # P(positive > negative), of different patients
     rng = np.random.default_rng(1)
     hits = 0
     for i in range(num_simulations):
-        truth, probabilities, patient = simulated(rng, num_patients)
+        truth, probabilities, patient = simulated(rng, num_patients, shift=shift)
         score = patient_bootstrap("auroc", truth, probabilities, patient, seed=i, num=400)
         hits += score.low <= expected <= score.high
     return hits / num_simulations
@@ -36,10 +36,54 @@ def test_95_percent_intervals_of_100_patients_cover_the_true_auroc_in_91_to_98_p
     assert 0.91 <= coverage(300, 100) <= 0.98
 
 
+def test_intervals_of_20_patients_cover_a_high_auroc_too_where_percentiles_cover_in_four_of_five():
+    assert 0.91 <= coverage(200, 20, shift=2.4) <= 0.99
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("num_patients", [40, 100, 300])
-def test_95_percent_intervals_cover_in_92_to_97_percent_of_2000_simulations(num_patients):
-    assert 0.92 <= coverage(2000, num_patients) <= 0.97
+@pytest.mark.parametrize("shift", [SHIFT, 2.4])
+@pytest.mark.parametrize("num_patients", [20, 40, 100, 300])
+def test_95_percent_intervals_cover_in_92_to_98_5_percent_of_1000_simulations(num_patients, shift):
+    assert 0.92 <= coverage(1000, num_patients, shift) <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_patients", [20, 100])
+def test_95_percent_intervals_of_a_paired_difference_cover_in_92_to_98_percent_of_1000_simulations(num_patients):
+    expected = NormalDist().cdf(SHIFT / np.sqrt(2)) - NormalDist().cdf(SHIFT / 2)  # noise of variance 1, and 2
+    rng, hits = np.random.default_rng(2), 0
+    for i in range(1000):
+        truth, good, patient = simulated(rng, num_patients)
+        worse = good + rng.normal(size=(len(truth), 1)) * [[-1, 1]]
+        score = paired_difference("auroc", truth, good, worse, patient, seed=i, num=400)
+        hits += score.low <= expected <= score.high
+    assert 0.92 <= hits / 1000 <= 0.98
+
+
+def test_perfect_separation_is_not_sold_as_certainty_and_few_patients_prove_less_of_it_than_many():
+    lows = []
+    for num in (10, 40, 200):
+        truth = np.arange(num) % 2
+        score = patient_bootstrap("auroc", truth, np.eye(2)[truth], np.arange(num), seed=0, num=200)
+        assert (score.value, score.high) == (1, 1)
+        lows.append(score.low)
+    assert lows == pytest.approx([0.025 ** (1 / num) for num in (10, 40, 200)])
+
+
+def test_an_interval_of_a_fraction_holds_its_value_and_stays_in_0_to_1():
+    for seed in range(30):
+        truth, probabilities, patient = simulated(np.random.default_rng(seed), 12, shift=3.0)
+        for metric in ("auroc", "auprc", "sensitivity_at_95", "balanced_accuracy", "f1"):
+            score = patient_bootstrap(metric, truth, probabilities, patient, seed=0, num=100)
+            assert 0 <= score.low <= score.value <= score.high <= 1
+
+
+def test_an_interval_that_allows_for_ten_comparisons_is_wider():
+    rng = np.random.default_rng(0)
+    values, patients = rng.normal(size=60), np.arange(60)
+    one, ten = (score_of("mean", lambda w: w @ values / w.sum(1), patients, seed=0, comparisons=num) for num in (1, 10))
+    assert (ten.high - ten.low) / (one.high - one.low) == pytest.approx(2.81 / 1.96, rel=0.1)
+    assert ten.level == one.level == 0.95
 
 
 def test_rows_copied_within_a_patient_change_nothing_while_counting_them_as_patients_narrows_the_interval():

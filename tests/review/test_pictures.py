@@ -18,7 +18,7 @@ from medssl.core.score import Score
 from medssl.review import plots
 from medssl.review.contact_sheet import CAPTION, GAP, TILE, Listed, contact_sheet, worklist_page
 from medssl.review.findings import Measured
-from medssl.review.words import duration, interval, sentence
+from medssl.review.words import duration, interval, sentence, short
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -109,6 +109,14 @@ def test_durations_read_well(seconds: float, words: str) -> None:
 def test_a_score_in_words_has_everything() -> None:
     assert interval(Score("auroc", 0.8731, 0.841, 0.902, 120)) == "0.873 [0.841, 0.902] n = 120"
     assert interval(Score("auroc", math.nan, math.nan, 0.902, 0)) == "n/a [n/a, 0.902] n = 0"
+
+
+def test_a_pseudonym_is_shown_by_its_beginning_and_a_name_as_it_is() -> None:
+    assert [short("0123456789abcdef" * 2), short("GE Definium 8000"), short("")] == [
+        "01234567…",
+        "GE Definium 8000",
+        "",
+    ]
 
 
 def test_a_sentence_starts_with_a_capital_and_keeps_the_rest() -> None:

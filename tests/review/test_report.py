@@ -83,18 +83,19 @@ def page(study: tuple[Path, dict[str, str]]) -> Page:
 
 
 def in_files(workspace: Path) -> list[Score]:
-    """Return every score that evaluation and fine-tuning wrote, found by its shape."""
+    """Return every score that evaluation, audits, curve and fine-tuning wrote, found by its shape."""
     found: list[Score] = []
 
     def look(data: object) -> None:
-        if isinstance(data, dict):
-            if "low" in data:
-                found.append(Score(**data))
-            for value in data.values():
+        if isinstance(data, dict) and {"low", "metric"} <= set(data):
+            found.append(Score(**data))
+        elif isinstance(data, dict | list):
+            for value in data.values() if isinstance(data, dict) else data:
                 look(value)
 
-    for path in (*workspace.glob("runs/*/evaluation.json"), *workspace.glob("runs/*/finetune.json")):
-        look(read_json(path))
+    for name in ("evaluation", "audits", "curve", "finetune"):
+        for path in workspace.glob(f"runs/*/{name}.json"):
+            look(read_json(path))
     return found
 
 
@@ -111,7 +112,7 @@ def test_every_score_stands_with_its_interval_its_n_and_a_link_to_its_run(
         folder = page.path.parent / unquote(row.all("a")[0].attributes["href"])
         assert (folder / "journal.jsonl").is_file()
     written = {(round(s.value, 3), round(s.low, 3), round(s.high, 3), s.n) for s in in_files(study[0])}
-    assert len(written) == 11
+    assert len(written) > 25
     assert {tuple(round(float(x), 3) for x in row) for row in shown} == written
 
 
@@ -151,7 +152,10 @@ def test_links_inside_the_page_lead_somewhere(page: Page) -> None:
 def test_the_verdict_opens_the_page_with_its_reasons(page: Page) -> None:
     verdict, journey = page.root.all(".verdict")[0], page.root.all(".journey")[0]
     assert verdict.all("h2")[0].text == "Go"
-    assert verdict.all("li")[0].text.startswith("The encoder beats raw pixels by 0.079 AUROC")
+    assert verdict.all("li")[0].text.startswith("The encoder is better than the random encoder")
+    (warnings,) = verdict.all(".warnings")
+    assert [item.text for item in warnings.all("li")] == [verdict.all("li")[-1].text]
+    assert "frame of the image alone" in warnings.text
     everything = page.root.everything()
     assert everything.index(verdict) < everything.index(journey)
 
@@ -182,6 +186,17 @@ def test_every_part_of_the_study_is_there(page: Page, study: tuple[Path, dict[st
         "Learning rate",
     ]
     assert len(training.all("img")) == 3
+    transfer = page.by_id("transfer").text
+    for words in (
+        "Elsewhere: pretrained encoder", "too few labelled patients: 3 normal, 1 pneumonia", "Encoder pretrain-old",
+        "31 [14, 77]", "Widest gap of sex: F over M", "Frame alone: warning", "Lead lost", "Recall at 1",
+        "draws ± 0.040",
+    ):  # fmt: skip
+        assert words in transfer
+    assert [img.attributes["alt"] for img in page.by_id("transfer").all("img")] == [
+        "Attention of the last layer", "Nearest neighbours among other patients", "Embedding map by label",
+        "Reliability of the predicted probabilities",
+    ]  # fmt: skip
     worklist = page.by_id("worklist")
     assert len(worklist.all("img")) == 1
     assert len(worklist.all("tr")) == 11
@@ -218,12 +233,21 @@ def test_what_runs_say_is_shown_as_text_and_never_as_markup(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "lost", ["pool_info.json", "evaluation.json", "finetune.json", "worklist.csv", "contact_sheet.png", "pictures"]
+    "lost",
+    [
+        "pool_info.json",
+        "evaluation.json",
+        "audits.json",
+        "finetune.json",
+        "worklist.csv",
+        "contact_sheet.png",
+        "pictures",
+    ],
 )
 def test_a_lost_or_damaged_file_costs_its_part_only(tmp_path: Path, lost: str) -> None:
     write_study(tmp_path, pictures(3))
     whole = Page(report(read_runs(tmp_path), tmp_path / "whole.html", "t"))
-    (path,) = tmp_path.glob(f"runs/*/{lost}")
+    path = min(tmp_path.glob(f"runs/*/{lost}"))
     path.rename(path.with_name("elsewhere"))
     if lost.endswith("json"):
         path.write_text('{"torn')

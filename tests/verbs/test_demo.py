@@ -20,6 +20,8 @@ SMALL = [
     "loop.epochs=1", "encoder.width=32", "encoder.depth=1", "encoder.heads=2", "method.decoder_depth=1",
     "tasks.finding.loop.epochs=2", "selection.budget=6", "selection.pilot_val=4", "selection.pilot_test=12",
     "selection.pretext.loop.epochs=1", "selection.pretext.encoder.width=8", "evaluation.bootstrap=100",
+    "evaluation.shot_draws=2", "evaluation.gate.draws=1",
+    "evaluation.curve.tuning={least: 10, most: 10, rates: [0.003]}",
 ]  # fmt: skip
 VISIBLE = ("pool", "runs", "rounds", "mlflow.db", "mlflow-artifacts", "report.html", "study.yaml")
 

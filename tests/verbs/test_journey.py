@@ -246,8 +246,10 @@ def test_every_figure_of_an_encoder_stands_beside_its_baselines_with_interval_an
     pretrain(study)
     result = evaluating.evaluate(study)
     found = json.loads((study.workspace / "runs" / result.data["run"] / "evaluation.json").read_text())
-    assert set(found["systems"]) == {"encoder", "random", "pixels"}
-    assert set(found["differences"]) == {"random", "pixels"}
+    baselines = {"random", "pixels", "frame", "corners", "thumbnail", "small_resnet"}
+    assert set(found["systems"]) == {"encoder", *baselines}
+    assert set(found["differences"]) == baselines
+    assert {"few_shot", "structure", "subgroups", "covered"} <= set(found)
     for probes in found["systems"].values():
         for score in probes.values():
             assert score["low"] <= score["value"] <= score["high"]

@@ -1,0 +1,144 @@
+"""Choosing between what was learnt, by labels it was not learnt from: val, or folds of train where val is small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import numpy as np
+from annotated_types import Ge, Gt, Len
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from medssl.core.config import Config
+from medssl.evaluation.metrics import metric_named
+from medssl.evaluation.problem import Fit, Floats, Problem, Rows
+
+ENOUGH = 5  # patients of each class of train that val needs to choose by
+FOLDS = 3
+
+
+class Tuning(Config):
+    """What every network that learns from labels may try, and for how long; the same for all of them.
+
+    It trains once with each of ``rates`` (the peak of the schedule) and is looked at in ``moments`` even moments. The
+    optimiser steps are those of the task's epochs, but at least ``least`` where there are few images, and at most
+    ``most``, or one epoch, where there are many.
+    """
+
+    rates: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (1e-3, 3e-3)
+    weight_decay: Annotated[float, Ge(0)] = 0.05
+    moments: Annotated[int, Ge(1)] = 4
+    least: Annotated[int, Ge(1)] = 200
+    most: Annotated[int, Ge(1)] = 1000
+
+    def epochs(self, epochs: int, steps_per_epoch: int) -> int:
+        """Return how often to go through the images, of which one pass is ``steps_per_epoch``."""
+        steps = min(max(epochs * steps_per_epoch, self.least), self.most)
+        return ceil(steps / steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Rows to learn from, and rows to choose by."""
+
+    fit: Rows
+    held: Rows
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A ``Fit`` that can say what it chose the last time; plain JSON."""
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What was chosen, of what, by how much."""
+
+
+def holdouts(problem: Problem, train: Rows, val: Rows) -> list[Holdout]:
+    """Return ``(train, val)`` alone where val has ``ENOUGH`` patients of each class of train, else folds of train.
+
+    A patient is on one side of a fold. Nothing is returned where a class of train has a single patient: nothing can be
+    held out, and nothing chosen. Findings and numbers have no classes; there patients are counted.
+    """
+    if len(val) and _fewest_patients(problem, val, of=train) >= ENOUGH:
+        return [Holdout(train, val)]
+    num = min(FOLDS, _fewest_patients(problem, train, of=train))
+    if num < 2:
+        return []
+    patients = problem.patients[train]
+    if problem.kind.exclusive:
+        folds = StratifiedGroupKFold(num).split(train, problem.truth[train], patients)
+    else:
+        folds = GroupKFold(num).split(train, groups=patients)
+    made = [Holdout(train[fit], train[held]) for fit, held in folds]
+    return [h for h in made if len(h.held) and _fewest_patients(problem, h.fit, of=train)]
+
+
+def standing(problem: Problem, rows: Rows, predictions: Floats, metric: str) -> tuple[float, float]:
+    """Return what candidates are ranked by: the metric, and where it ties minus the log loss; the larger the better.
+
+    On few rows a metric of ranks has few values and ties often. One that is undefined stands below all others.
+    """
+    truth, weight = problem.truth[rows], np.ones((1, len(rows)))
+    truth = truth.astype(np.int64) if problem.names else truth
+    measure = metric_named(metric, problem.kind)
+    value = float(measure(truth, predictions, weight)[0]) * (1 if measure.higher_is_better else -1)
+    loss = float(metric_named("log_loss")(truth, predictions, weight)[0]) if problem.kind.exclusive else 0.0
+    return (-np.inf if np.isnan(value) else value), -loss
+
+
+def _fewest_patients(problem: Problem, rows: Rows, *, of: Rows) -> int:
+    """Return how many patients ``rows`` hold of the class of ``of`` that they hold fewest of."""
+    patients = problem.patients[rows]
+    if not problem.kind.exclusive:
+        return len(np.unique(patients))
+    return min(len(np.unique(patients[problem.truth[rows] == c])) for c in np.unique(problem.truth[of]))
+
+
+@dataclass
+class BestOf:
+    """The one of several ``Fit``s that predicts held-out labels best: chosen anew for every draw, never on test.
+
+    All are judged by the labels that they are tuned on, val or what each fold holds out, so one that tries more is
+    flattered a little more; a fold's labels are not learnt from.
+
+    Attributes:
+        problem: what is to be predicted.
+        fits: by name; the first stands where nothing can be held out, or two are equal.
+        metric: a name of ``METRICS``.
+        told: what was chosen the last time, and the figures that it was chosen by.
+    """
+
+    problem: Problem
+    fits: Mapping[str, Fit]
+    metric: str
+    told: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    def __call__(self, train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
+        """Return the predictions of the best; each learns once where val can judge, else once for every fold."""
+        ways = holdouts(self.problem, train, val)
+        if not ways:
+            name = next(iter(self.fits))
+            self.told = {"chosen": name, "because": "no label can be held out"}
+            return self.fits[name](train, val, test, seed)
+        at_once = test if len(ways) == 1 else test[:0]  # val judges the very fit that predicts test
+        predicted = {
+            name: [fit(way.fit, way.held, np.concatenate([way.held, at_once]), seed) for way in ways]
+            for name, fit in self.fits.items()
+        }
+        held = np.concatenate([way.held for way in ways])
+        standings = {
+            name: standing(
+                self.problem,
+                held,
+                np.concatenate([part[: len(way.held)] for part, way in zip(parts, ways, strict=True)]),
+                self.metric,
+            )
+            for name, parts in predicted.items()
+        }
+        name = max(standings, key=lambda known: standings[known])
+        figures = {known: value if np.isfinite(value) else None for known, (value, _) in standings.items()}
+        self.told = {"chosen": name, "because": "val" if len(ways) == 1 else f"{len(ways)} folds", self.metric: figures}
+        return predicted[name][0][len(held) :] if len(ways) == 1 else self.fits[name](train, val, test, seed)

@@ -1,0 +1,95 @@
+"""One way to judge: every figure of an evaluation and its audits has the same test units and the same resamples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from medssl.core.score import Score
+from medssl.core.types import Role
+from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap, score_of
+from medssl.evaluation.metrics import metric_named
+from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
+from medssl.evaluation.units import Level, Units
+
+
+def surely_above(score: Score, bound: float, num: int = 1) -> bool:
+    """Return whether a figure is proven to be above ``bound``, were ``num`` such questions asked.
+
+    The interval is widened by Bonferroni's rule, for tails that are about normal: with ``num`` questions, as many false
+    answers as a single one has.
+    """
+    tail = (1 - score.level) / 2
+    wider = norm.ppf(1 - tail / num) / norm.ppf(1 - tail)
+    return bool(score.value - wider * (score.value - score.low) > bound)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures predictions for the labelled test rows of a problem, ``M K`` or ``S M K``.
+
+    ``rows`` of the problem are judged instead of all labelled test rows, where given.
+    """
+
+    problem: Problem
+    metric: str
+    level: Level = "volume"
+    seed: int = 0
+    num_resamples: int = 1000
+    rows: Rows | None = None
+
+    @cached_property
+    def test(self) -> Rows:
+        """The rows of the problem that predictions are for."""
+        return self.problem.rows(Role.TEST) if self.rows is None else self.rows
+
+    @cached_property
+    def units(self) -> Units:
+        """Who is judged."""
+        return Units.of(self.problem, self.test, self.level)
+
+    def only(self, kept: NDArray[np.bool_]) -> Judge:
+        """Judge these of the rows alone."""
+        return replace(self, rows=self.test[kept])
+
+    def predicted(self, fit: Fit) -> Floats:
+        """Return what ``fit`` predicts, having learnt from all labelled dev rows."""
+        return fit(self.problem.rows(Role.DEV), self.problem.rows(Role.VAL), self.test, self.seed)
+
+    def score(self, predictions: Floats) -> Score:
+        """Return the metric."""
+        return patient_bootstrap(self.metric, self.units.truth, self.units.mean(predictions), **self._how)
+
+    def difference(self, a: Floats, b: Floats) -> Score:
+        """Return by how much ``a`` is better than ``b``, by one paired bootstrap."""
+        mean = self.units.mean
+        return paired_difference(self.metric, self.units.truth, mean(a), mean(b), **self._how)
+
+    def lost(self, a: Floats, b: Floats, later_a: Floats, later_b: Floats) -> Score:
+        """Return by how much the lead of ``a`` over ``b`` is larger than that of ``later_a`` over ``later_b``."""
+        measure = metric_named(self.metric)
+        sign = 1 if measure.higher_is_better else -1
+        signed = list(zip((sign, -sign, -sign, sign), map(self.units.mean, (a, b, later_a, later_b)), strict=True))
+
+        def figure(weights: Floats) -> Floats:
+            return np.asarray(sum(each * measure(self.units.truth, p, weights) for each, p in signed))
+
+        return score_of(f"{self.metric} lead lost", figure, **self._how)
+
+    def chance(self) -> Floats:
+        """Return the same prediction for everyone, ``M K``: the shares of the classes of dev, or its mean number."""
+        truth = self.problem.truth[self.problem.rows(Role.DEV)]
+        if self.problem.kind in (Kind.CLASSES, Kind.ORDINAL):
+            known = np.bincount(truth.astype(np.int64), minlength=self.problem.num_outputs) / len(truth)
+        else:
+            known = truth.reshape(len(truth), -1).mean(0)
+        return np.tile(known, (len(self.test), 1))
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"patients": self.units.patients, "seed": self.seed, "num": self.num_resamples}

@@ -1,0 +1,165 @@
+"""What an evaluation's run folder says, as far as it says it; a part of another shape costs that part only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medssl.core.files import read_json
+from medssl.evaluation.curve import Curve
+from medssl.review import grids
+from medssl.review.findings import Measured, described, latest_of, measured_of, method
+from medssl.review.grids import ENCODER, FIGURES, SYSTEMS, Grid, place
+from medssl.tracking.records import RunRecord
+
+T = TypeVar("T")
+MAIN = ("random", "pixels", "small_resnet")  # baselines that no verdict goes without
+PICTURES = ("attention", "tokens", "features", "neighbours", "map-label", "map-scanner", "map-site", "reliability")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decided (go, no_go or undecided), why, and what the audits warn of."""
+
+    decision: str
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audited:
+    """One question that was asked of the encoder or the data, and its answer."""
+
+    name: str
+    finding: str
+    warning: bool
+    figures: Grid
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An encoder against its baselines on one task; what was not measured is empty."""
+
+    run: RunRecord
+    task: str
+    method: str
+    measured: tuple[Measured, ...]
+    differences: tuple[Measured, ...]
+    systems: Grid
+    others: Grid
+    external: Grid
+    covered: Grid
+    few_shot: Grid
+    structure: Grid
+    subgroups: Grid
+    audits: tuple[Audited, ...]
+    curve: Curve | None
+    pictures: tuple[Path, ...]
+    feature_std: float | None
+    rankme: float | None
+    verdict: Verdict | None
+
+    @property
+    def headline(self) -> tuple[Measured, ...]:
+        """The figures that decide: the encoder's by the probe that decides, its differences to the main baselines."""
+        own = [m for m in self.measured if m.system == ENCODER]
+        main = tuple(m for m in self.differences if m.name in MAIN)
+        return tuple([m for m in own if m.name == "linear"] or own[-1:]) + (main or self.differences)
+
+
+def evaluations(records: Sequence[RunRecord]) -> list[Evaluated]:
+    """Return the latest evaluation of each task and method."""
+    by_id = {run.id: run for run in records}
+    found = []
+    for run, data in described(records, "evaluate", "evaluation.json"):
+        encoders = [by_id[p] for p in run.parents.values() if p in by_id and by_id[p].kind == "pretrain"]
+        found.append(evaluated(run, data, method(encoders[0]) if encoders else method(run)))
+    return latest_of(found, lambda one: (one.task, one.method))
+
+
+def evaluated(run: RunRecord, data: Mapping[str, Any], of_method: str = "") -> Evaluated:
+    """Return what ``data`` (``evaluation.json``) and the files beside it say."""
+    audits, curve = _json(run.folder / "audits.json"), _json(run.folder / "curve.json")
+    measured: tuple[Measured, ...] = _part(partial(_measured, run), data.get("systems"), ())
+    differences: tuple[Measured, ...] = _part(partial(_measured, run), {"difference": data.get("differences")}, ())
+    return Evaluated(
+        run=run,
+        task=str(data.get("task") or ""),
+        method=of_method,
+        measured=measured,
+        differences=differences,
+        systems=_part(lambda found: grids.systems(measured, differences, found), data, Grid()),
+        others=_part(grids.others, data.get("others"), Grid()),
+        external=_part(grids.external, data.get("external"), Grid()),
+        covered=_part(grids.covered, data.get("covered") or audits.get("covered"), Grid()),
+        few_shot=_part(grids.few_shot, data.get("few_shot"), Grid()),
+        structure=_part(grids.structure, data.get("structure"), Grid()),
+        subgroups=_part(grids.subgroups, data.get("subgroups"), Grid()),
+        audits=_part(_audits, audits.get("audits"), ()),
+        curve=_part(Curve.from_json, curve, None),
+        pictures=_pictures(run.folder / "pictures"),
+        feature_std=data.get("feature_std"),
+        rankme=data.get("rankme"),
+        verdict=_part(_verdict, data.get("verdict"), None),
+    )
+
+
+def _part(read: Callable[[Any], T], data: Any, otherwise: T) -> T:
+    """Return what ``read`` makes of ``data``, or ``otherwise`` where there is none or it has another shape."""
+    try:
+        return read(data) if data else otherwise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return otherwise
+
+
+def _measured(run: RunRecord, systems: Mapping[str, Any]) -> tuple[Measured, ...]:
+    """Return scores in the order in which systems, and of a system its probes, are shown."""
+
+    def order(found: Measured) -> tuple[int, int]:
+        is_difference = found.system == "difference"
+        return (
+            (place(found.name, SYSTEMS), 0)
+            if is_difference
+            else (place(found.system, SYSTEMS), place(found.name, FIGURES))
+        )
+
+    return tuple(sorted(measured_of(systems, run), key=order))
+
+
+def _verdict(said: Mapping[str, Any]) -> Verdict:
+    reasons = [str(reason) for reason in said.get("reasons") or ()]
+    warned = [reason for reason in reasons if reason.startswith("Warning (")]
+    return Verdict(str(said["decision"]), tuple(r for r in reasons if r not in warned), tuple(warned))
+
+
+def _audits(data: Sequence[Mapping[str, Any]]) -> tuple[Audited, ...]:
+    """Return the audits, those that warn first."""
+    found = [
+        Audited(
+            str(audit["name"]),
+            str(audit["finding"]),
+            bool(audit.get("warning")),
+            grids.scores(audit.get("scores") or {}),
+            dict(audit.get("facts") or {}),
+        )
+        for audit in data
+    ]
+    return tuple(sorted(found, key=lambda audit: not audit.warning))
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    known = [folder / f"{stem}.png" for stem in PICTURES]
+    others = sorted(set(folder.glob("*.png")) - {*known, folder / "curve.png"})  # the curve is drawn with its figures
+    return tuple(path for path in (*known, *others) if path.is_file())
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    with suppress(FileNotFoundError, ValueError):
+        data = read_json(path)
+        return data if isinstance(data, Mapping) else {}
+    return {}

@@ -1,0 +1,198 @@
+"""Look for other explanations of a score than the organ: shortcuts, scanners, copies, weak views, another domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medssl.core.keys import generator, view_keys
+from medssl.core.types import Family, Role
+from medssl.data.covers import Cover
+from medssl.data.pixels import corners, frame, small_images
+from medssl.data.prepared import Prepared
+from medssl.data.views import draw
+from medssl.engine.distributed import device_for
+from medssl.engine.monitors.representation import pooled
+from medssl.engine.scoring import embed, pretext_losses
+from medssl.evaluation.acquisition import group_audit
+from medssl.evaluation.audits import Audit, AuditConfig, Audits
+from medssl.evaluation.domains import LEAST, Domain, domain_audit
+from medssl.evaluation.duplicates import duplicate_audit, same_digest, same_hash, same_look
+from medssl.evaluation.evaluate import class_patients, measurable
+from medssl.evaluation.fits import pca_fit
+from medssl.evaluation.judge import Judge
+from medssl.evaluation.metrics import DEFAULT_METRIC, METRICS
+from medssl.evaluation.problem import Kind, Problem, Rows
+from medssl.evaluation.results import Comparison
+from medssl.evaluation.shortcuts import covering_audit, pretext_audit, region_audit, texture_audit
+from medssl.evaluation.units import Level
+from medssl.evaluation.view_strength import view_audit
+from medssl.methods.base import METHODS
+from medssl.models.build import build_encoder
+from medssl.models.encoders.base import ENCODERS
+from medssl.pool.pool import Pool
+from medssl.study import Study
+from medssl.verbs.context import FoundEncoder, score_folder
+from medssl.verbs.looks import Looks, looked_at
+from medssl.verbs.pretrain import load_method
+
+SYSTEMS = ("encoder", "random", "pixels")
+VIEWED = 256  # images whose views are compared
+VIEW_EPOCH = -2  # keys that neither training nor scoring has
+COMPARING = frozenset({Family.CONTRASTIVE, Family.DISTILLATION, Family.REDUNDANCY})
+
+
+def audit(
+    study: Study,
+    pool: Pool,
+    found: FoundEncoder,
+    everything: Prepared,
+    data: Prepared,
+    problem: Problem,
+    *,
+    metric: str | None = None,
+    level: Level = "volume",
+    source: Prepared | None = None,
+) -> Audits:
+    """Answer every question that the labels and the run of the encoder allow.
+
+    Args:
+        study: names the task, the seed, ``evaluation.audit`` and what the encoder was pretrained by.
+        pool: of the study.
+        found: the encoder.
+        everything: the prepared pool.
+        data: the part of it that ``problem`` is about, in its order.
+        problem: what is to be predicted.
+        metric: a name of ``METRICS``; the usual one without. Where lower is better (numbers), R² is what is audited.
+        level: who is judged.
+        source: images that the encoder was pretrained on, where those are not the dev patients of this pool.
+    """
+    config, device = study.evaluation.audit, device_for()
+    if not config.images:
+        return Audits()
+    rows = looked_at(problem, config.images, study.seed)
+    kept = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(rows).to_list()))
+    about, seed = found.about, study.seed
+    plugin = ENCODERS.load(about["name"])
+    untrained = build_encoder(about["name"], plugin.config_class.parse(about["config"]), data.geometry, seed=seed)
+    folder = score_folder(study, found.fingerprint, "audit")
+    looks = Looks({"encoder": found.encoder, "random": untrained}, kept, problem.only(rows), device, folder)
+    name = metric or DEFAULT_METRIC[problem.kind]
+    name = name if METRICS[name].higher_is_better else {Kind.REGRESSION: "r2"}.get(problem.kind, "auroc")
+    counts = {role: class_patients(looks.problem, looks.problem.rows(role)) for role in Role}
+    judge = Judge(looks.problem, name, level, seed, study.evaluation.bootstrap)
+    able = judge if measurable(looks.problem, counts, study.evaluation.gate) else None
+    made, compared = _shortcuts(judge, looks, config) if able else ([], {})
+    made += [
+        *_groups(able, looks, config, judge),
+        *_pretext(study, pool, found, looks),
+        *_views(study, found, looks),
+        _duplicates(able, looks, everything),
+        *_domain(study, found, looks, everything if source is None else source, own=source is None),
+    ]
+    return Audits(tuple(made), compared)
+
+
+def _shortcuts(judge: Judge, looks: Looks, config: AuditConfig) -> tuple[list[Audit], Mapping[str, Comparison]]:
+    plain = {system: looks.predictions(judge, system) for system in SYSTEMS}
+    pixels = looks.features("pixels")
+    made, compared = [], dict[str, dict[str, Comparison]]()
+    for cover, see in ((Cover.FRAME, frame), (Cover.CORNERS, corners)):
+        readers = {"pixels": judge.predicted(pca_fit(looks.problem, see(pixels), str(cover)))}
+        if cover is Cover.FRAME:
+            readers["encoder"] = looks.predictions(judge, "encoder", Cover.INTERIOR)
+        made.append(region_audit(judge, str(cover), readers, plain["encoder"], config.delta))
+        without = {system: looks.predictions(judge, system, cover) for system in SYSTEMS}
+        found, compared[cover] = covering_audit(judge, str(cover), plain, without)
+        made.append(found)
+    coarse, shuffled = (looks.predictions(judge, "encoder", c) for c in (Cover.LOW_PASS, Cover.PATCH_SHUFFLE))
+    made.append(texture_audit(judge, plain["encoder"], coarse, shuffled, config.delta))
+    return made, compared[Cover.FRAME]
+
+
+def _groups(able: Judge | None, looks: Looks, config: AuditConfig, judge: Judge) -> list[Audit]:
+    features = {"encoder": looks.features("encoder"), "pixels": looks.features("pixels")}
+    how = {"seed": judge.seed, "num_resamples": judge.num_resamples}
+    asked = [group for group in config.groups if group in looks.problem.groups]
+    made = [group_audit(able, looks.problem, group, features, config.delta, **how) for group in asked]
+    return [found for found in made if found is not None]
+
+
+def _pretext(study: Study, pool: Pool, found: FoundEncoder, looks: Looks) -> list[Audit]:
+    """Ask of encoders that this very study pretrained: only then the task that they were taught is known."""
+    if found.run is None or found.fingerprint != study.pretraining(pool.fingerprints.images):
+        return []
+    method = load_method(study, looks.data, study.seed, study.workspace / "runs" / found.run)
+    losses = {
+        name: pretext_losses(method, looks.data, looks.device, study.seed, looks.folder / "pretext", cover=cover)
+        for name, cover in {"plain": None, "frame": Cover.FRAME, "interior": Cover.INTERIOR}.items()
+    }
+    how = {"seed": study.seed, "num_resamples": study.evaluation.bootstrap}
+    return [pretext_audit(losses, looks.problem.patients, method.chance_loss, **how)]
+
+
+def _views(study: Study, found: FoundEncoder, looks: Looks) -> list[Audit]:
+    """Draw two views of dev images as pretraining did; one view of the recipe twice, where it has one."""
+    about = found.about.get("method")
+    dev = np.flatnonzero(looks.problem.roles == str(Role.DEV))[:VIEWED]
+    patients = looks.problem.patients[dev]
+    if about is None or len(np.unique(patients)) < 2:
+        return []
+    plugin = METHODS.load(about["name"])
+    config = plugin.config_class.parse({k: v for k, v in about.items() if k != "name"}, "encoder.json")
+    views = plugin.views(config, looks.data.geometry).views
+    keys = torch.from_numpy(view_keys(study.seed, VIEW_EPOCH, looks.data.keys[dev], 2))
+    images = looks.data.images(dev)
+    drawn = [draw(images, keys[:, i], view) for i, view in enumerate((views[0], views[min(1, len(views) - 1)]))]
+    pairs = {name: (pooled(e, drawn[0]), pooled(e, drawn[1])) for name, e in looks.encoders.items()}
+    how = {"seed": study.seed, "num_resamples": study.evaluation.bootstrap}
+    return [view_audit(pairs, patients, comparing=plugin.family in COMPARING, **how)]
+
+
+def _duplicates(able: Judge | None, looks: Looks, everything: Prepared) -> Audit:
+    """Look for copies of the audited test images in the whole pool; by features, among the audited images."""
+    volumes, here = everything.catalog.volumes, looks.data.catalog.volumes["volume"].to_numpy()
+    roles = volumes["role"].to_numpy().astype(np.str_)
+    known = volumes["phash"].is_not_null().to_numpy()
+    hashes = volumes["phash"].fill_null(0).to_numpy()
+
+    def look(rows: Rows) -> NDArray[Any]:
+        part = everything.of(everything.catalog.only(volumes["volume"].gather(rows).to_list()))
+        at = {name: i for i, name in enumerate(part.catalog.volumes["volume"])}
+        return small_images(part)[[at[name] for name in volumes["volume"].gather(rows)]]
+
+    place = {name: i for i, name in enumerate(volumes["volume"])}
+    rows = np.array([place[name] for name in here])
+    pixels = looks.features("pixels")
+    copies = {
+        "exact": same_digest(volumes["sha256"].to_numpy(), roles)[rows],
+        "hash": same_hash(hashes, known, roles, look)[rows],
+        "look": same_look(looks.features("encoder"), looks.problem.roles, lambda asked: pixels[asked]),
+    }
+    predicted = looks.predictions(able, "encoder") if able else None
+    return duplicate_audit(copies, int((looks.problem.roles == str(Role.TEST)).sum()), able, predicted)
+
+
+def _domain(study: Study, found: FoundEncoder, looks: Looks, source: Prepared, *, own: bool) -> list[Audit]:
+    """Compare the labelled test images with those of pretraining, whatever their brightness and contrast."""
+    pretrained = source.role(Role.DEV) if own else source
+    num = min(len(pretrained), study.evaluation.audit.images)
+    drawn = np.sort(generator("domain", study.seed).permutation(len(pretrained))[:num])
+    part = pretrained.of(pretrained.catalog.only(pretrained.catalog.volumes["volume"].gather(drawn).to_list()))
+    test = looks.problem.rows(Role.TEST)
+    if min(num // 2, len(test)) < LEAST:
+        return []
+    patients = part.catalog.volumes["patient"].to_numpy()
+    domains: list[dict[str, Domain]] = [{}, {}]
+    for name, encoder in looks.encoders.items():
+        kept = looks.folder / name / "source"
+        domains[0][name] = Domain(embed(encoder, part, looks.device, kept, cover=Cover.CONTRAST), patients)
+        there = looks.features(name, Cover.CONTRAST)[test]
+        domains[1][name] = Domain(there, looks.problem.patients[test])
+    if min(len(half.features) for half in domains[0]["random"].halves(study.seed)) < LEAST:
+        return []
+    return [domain_audit(*domains, seed=study.seed, num_resamples=study.evaluation.bootstrap)]

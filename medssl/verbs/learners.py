@@ -1,0 +1,253 @@
+"""Networks as ``Fit``s: the fine-tuned encoder, the same one from scratch, a small ResNet from scratch.
+
+All are tuned alike: the same rates to try, the same steps, views and class weights, the same moments to stop at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medssl.core.batch import Progress
+from medssl.core.config import Config, fingerprint
+from medssl.core.errors import EvaluationError, TrainingError
+from medssl.core.keys import hash_words
+from medssl.core.types import Geometry
+from medssl.data.loader import TrainingFeed
+from medssl.data.prepared import Prepared
+from medssl.data.sampler import Sampler
+from medssl.engine.distributed import device_for
+from medssl.engine.loop import Session, train
+from medssl.engine.monitors.base import evaluating
+from medssl.engine.parts import weights_mark
+from medssl.engine.scoring import embed
+from medssl.evaluation.choosing import Holdout, Tuning, holdouts, standing
+from medssl.evaluation.problem import Floats, Problem, Rows
+from medssl.finetune.classify import Classifier, ClassifyConfig, class_weights
+from medssl.models.build import build_encoder, seeded
+from medssl.models.encoders.base import ENCODERS, Encoder
+from medssl.study import Study
+from medssl.tracking.journal import Journal
+from medssl.verbs.context import FoundEncoder
+
+ENCODER, SCRATCH, SMALL_RESNET = "encoder", "scratch", "small_resnet"
+SMALL = {"depth": 18, "width": 16}
+CLIP_NORM = 1.0
+NEVER = 2**31
+WORST = (-np.inf, -np.inf)
+HINT = "start again, what is finished is kept"
+
+
+def learners(
+    study: Study, found: FoundEncoder, data: Prepared, task: str, problem: Problem, *, metric: str = "auroc"
+) -> dict[str, Learner]:
+    """Return what learns from the images of a problem: ``encoder``, ``scratch`` and ``small_resnet``.
+
+    ``encoder`` goes on from where pretraining ended, ``scratch`` is the same network from random weights,
+    ``small_resnet`` a ResNet-18 of width 16 from random weights. Views, batch size, class weights and epochs are those
+    of the study's ``task``; what is tried is the study's ``evaluation.curve.tuning``.
+
+    Args:
+        study: names the task.
+        found: the encoder.
+        data: one prepared volume a row of ``problem``, in its order.
+        task: a name of ``study.tasks``.
+        problem: classes.
+        metric: what rate and moment are chosen by.
+
+    Raises:
+        EvaluationError: the task is no classification, or ``data`` and ``problem`` differ in length.
+    """
+    if not problem.kind.exclusive:
+        raise EvaluationError(f"fine-tuning learns classes; task {task} is a {problem.kind} task")
+    if len(data) != len(problem):
+        raise EvaluationError(f"{len(data)} volumes for {len(problem)} rows of task {task}: they must be equal")
+    name, seed = found.about["name"], study.seed
+    own = ENCODERS.load(name).config_class.parse(found.about["config"])
+    small = ENCODERS.load("resnet").config_class.parse({**SMALL, "stem": stem(data.geometry)})
+    task_config, tuning = study.tasks[task].model_copy(update={"frozen": False}), study.evaluation.curve.tuning
+    images = data.catalog.fingerprint()
+
+    def learner(make: Callable[[int], Encoder], *about: Any, taught: bool = False) -> Learner:
+        config = task_config if taught else task_config.model_copy(update={"encoder_lr_scale": 1.0})
+        mark = fingerprint(*about, images, repr(data.geometry), config.shaping(), tuning.data(), metric)
+        return Learner(problem, data, config, tuning, metric, make, taught, mark)
+
+    def fresh(name: str, config: Config) -> Learner:
+        def make(i: int) -> Encoder:
+            return build_encoder(name, config, data.geometry, seed=hash_words("scratch", seed, i))
+
+        return learner(make, "scratch", name, config.data(), seed)
+
+    return {
+        ENCODER: learner(lambda i: deepcopy(found.encoder), weights_mark(found.encoder), taught=True),
+        SCRATCH: fresh(name, own),
+        SMALL_RESNET: fresh("resnet", small),
+    }
+
+
+def stem(geometry: Geometry) -> int:
+    """Return the stride that a ResNet's first layers can afford on images of this size: 1, 2 or 4."""
+    largest = max(geometry.shape)
+    return 1 if largest <= 16 else 2 if largest <= 128 else 4
+
+
+class Untaught(Classifier):
+    """A classifier around an encoder that knows nothing yet: its batch norm learns its statistics from the labels."""
+
+    def train(self, mode: bool = True) -> Untaught:
+        """Every module trains."""
+        nn.Module.train(self, mode)
+        return self
+
+
+@dataclass
+class Learner:
+    """A ``Fit``: trains a classifier once with each rate, and keeps the rate and moment that held-out labels like best.
+
+    Val chooses where it is large enough. Where it is not, patient-grouped folds of train do, and what they chose is
+    trained once more on all of train; where nothing can be held out, the first rate is trained to its end.
+
+    Attributes:
+        problem: classes of the rows of ``data``.
+        data: prepared volumes.
+        config: views, batch size, epochs, class weights, the encoder's share of the rate.
+        tuning: what is tried.
+        metric: what chooses.
+        make: the encoder to start from, by seed.
+        taught: whether it knows something. Then the head sees its features standardised, and its batch norm stays.
+        mark: changes with all of the above.
+        told: what the last call chose.
+    """
+
+    problem: Problem
+    data: Prepared
+    config: ClassifyConfig
+    tuning: Tuning
+    metric: str
+    make: Callable[[int], Encoder]
+    taught: bool
+    mark: str
+    told: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    def __call__(self, train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
+        """Return the probabilities of the classes, ``M K``.
+
+        Raises:
+            EvaluationError: ``train`` holds one class only.
+            TrainingError: no rate led to finite losses.
+        """
+        if len(np.unique(self.problem.truth[train])) < 2:
+            raise EvaluationError(f"a classifier needs two classes to train on, found one among {len(train)} rows")
+        ways, rates = holdouts(self.problem, train, val), self.tuning.rates
+        if len(ways) == 1:
+            trails = {rate: self.trained(train, val, rate, seed) for rate in rates}
+            rate = max(rates, key=lambda tried: trails[tried].best)
+            trail = trails[rate]
+        else:
+            rate, moment = self._crossed(ways, seed)
+            trail = self.trained(train, train[:0], rate, seed, keep=moment)
+        if trail.model is None:
+            raise TrainingError(f"no rate of {', '.join(map(str, rates))} gave finite losses; lower them")
+        by = {0: "nothing held out", 1: "val"}.get(len(ways), f"{len(ways)} folds")
+        passes = trail.kept_step * self.config.loop.images_a_step / len(train)
+        self.told = {"rate": rate, "step": trail.kept_step, "steps": trail.steps, "epochs": round(passes, 1), "by": by}
+        return trail.model.probabilities(self.part(test), device_for())
+
+    def _crossed(self, ways: Sequence[Holdout], seed: int) -> tuple[float, int]:
+        """Return the rate and the moment whose predictions for all folds together stand highest."""
+        best, chosen = WORST, (self.tuning.rates[0], self.tuning.moments)
+        for rate in self.tuning.rates if ways else ():
+            trails = [self.trained(way.fit, way.held, rate, seed, keep=0) for way in ways]
+            for moment in sorted(set.intersection(*(set(trail.seen) for trail in trails))):
+                seen = np.concatenate([trail.seen[moment] for trail in trails])
+                now = standing(self.problem, np.concatenate([way.held for way in ways]), seen, self.metric)
+                if now > best:
+                    best, chosen = now, (rate, moment)
+        return chosen
+
+    def trained(self, rows: Rows, held: Rows, rate: float, seed: int, *, keep: int | None = None) -> Trail:
+        """Train on ``rows`` with one rate, looking at ``held``; keep the best moment, or the one called ``keep``."""
+        part, loop = self.part(rows), self.config.loop
+        targets = self.problem.truth[rows].astype(np.int64)
+        sampler = Sampler.of(part, loop.batch_size, loop.accumulate, seed, loop.crops, loop.balance)
+        feed = TrainingFeed(part, self.config.views, sampler, targets=targets)
+        epochs = self.tuning.epochs(loop.epochs, feed.steps_per_epoch)
+        tried = {"epochs": epochs, "lr": rate, "lr_batch": loop.images_a_step, "clip_norm": loop.clip_norm or CLIP_NORM}
+        tried |= {"weight_decay": self.tuning.weight_decay, "log_steps": NEVER, "checkpoint_epochs": NEVER}
+        trail = Trail(self.problem, held, self.part(held), self.metric, self.tuning.moments, keep)
+        model = self._model(part, targets, seed)
+        with TemporaryDirectory() as folder:
+            quiet = Journal.listening(Path(folder))
+            session = Session(quiet.folder, quiet, monitors=[trail], seed=seed, hint=HINT, description="learn")
+            try:
+                train(model, feed, loop.model_copy(update=tried), session, device_for())
+            except TrainingError:  # too high a rate stands below all others
+                return Trail(self.problem, held, trail.data, self.metric, self.tuning.moments, keep)
+        if trail.weights is not None:
+            model.load_state_dict(trail.weights)
+            trail.model = model
+        return trail
+
+    def _model(self, part: Prepared, targets: NDArray[np.int64], seed: int) -> Classifier:
+        encoder, names = self.make(seed), list(self.problem.names)
+        weights = class_weights(targets, len(names), balance=self.config.balance)
+        if self.taught:
+            features, kind = torch.from_numpy(embed(encoder, part, device_for())), Classifier
+        else:  # mean 0 and deviation 1: features that will change are taken as they are
+            features, kind = torch.tensor([[-1.0], [1.0]]).expand(2, encoder.width), Untaught
+        made: Classifier = seeded(lambda: kind(encoder, names, self.config, features, weights), "head", seed)
+        return made
+
+    def part(self, rows: Rows) -> Prepared:
+        """Return the volumes of ``rows``, in their order."""
+        return self.data.of(replace(self.data.catalog, volumes=self.data.catalog.volumes[rows]))
+
+
+@dataclass
+class Trail:
+    """A monitor: looks at a classifier at even moments of its training and keeps the weights of the best one.
+
+    ``held`` rows of ``problem``, in ``data``, judge by ``metric``. ``keep``: the number of the moment to keep instead,
+    0 for none. ``seen``: the predictions at each moment, ``H K``.
+    """
+
+    problem: Problem
+    held: Rows
+    data: Prepared
+    metric: str
+    moments: int
+    keep: int | None
+    seen: dict[int, Floats] = field(default_factory=dict)
+    best: tuple[float, float] = WORST
+    weights: dict[str, Tensor] | None = None
+    model: Classifier | None = None
+    kept_step: int = 0
+    steps: int = 0
+
+    def after_step(self, model: nn.Module, progress: Progress, figures: Mapping[str, float]) -> None:
+        """Look, where this step is a moment's."""
+        self.steps = progress.total_steps
+        ends = {max(1, round(self.steps * i / self.moments)): i for i in range(1, self.moments + 1)}
+        moment = ends.get(progress.step)
+        if moment is None:
+            return
+        is_better = moment == self.keep
+        if len(self.held):
+            with evaluating(model):
+                self.seen[moment] = cast(Classifier, model).probabilities(self.data, device_for())
+            now = standing(self.problem, self.held, self.seen[moment], self.metric)
+            is_better = is_better or (self.keep is None and now > self.best)
+            self.best = max(self.best, now)
+        if is_better:
+            self.kept_step = progress.step
+            self.weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

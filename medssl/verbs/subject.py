@@ -1,0 +1,155 @@
+"""What an evaluation is about: one encoder, the volumes and labels it is judged on, and the systems beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from medssl.core.errors import EvaluationError
+from medssl.core.types import Role
+from medssl.data.pixels import BASELINES, small_images
+from medssl.data.prepare import prepare
+from medssl.data.prepared import Prepared
+from medssl.engine.distributed import device_for
+from medssl.engine.scoring import embed, embed_tokens
+from medssl.evaluation import fits
+from medssl.evaluation.attentive import attentive_fit
+from medssl.evaluation.choosing import BestOf
+from medssl.evaluation.evaluate import Systems
+from medssl.evaluation.metrics import DEFAULT_METRIC
+from medssl.evaluation.problem import Fit, Problem
+from medssl.models.build import build_encoder
+from medssl.models.encoders.base import ENCODERS, TokenEncoder
+from medssl.pool.pool import Pool
+from medssl.study import Study
+from medssl.verbs.context import FoundEncoder, score_folder
+from medssl.verbs.learners import ENCODER, SMALL_RESNET, learners
+
+UNLABELLED = 1000  # dev volumes, enough to see a collapse by
+GROUPS = ("site", "scanner", "sex", "age", "view")
+SHOWN_PIXELS = ("pixels", "frame", "corners", "thumbnail")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``data``: one prepared volume of ``everything`` a row of ``problem``, in order; ``truth``: labels by volume."""
+
+    study: Study
+    pool: Pool
+    found: FoundEncoder
+    everything: Prepared
+    data: Prepared
+    problem: Problem
+    truth: Mapping[str, str]
+    place: str = ""  # of its scores among those of the encoder
+
+    @classmethod
+    def of(cls, study: Study, pool: Pool, found: FoundEncoder, task: str) -> Subject:
+        """Gather every labelled volume, and enough unlabelled dev ones to see a collapse by."""
+        everything = prepare(pool, study.prepare)
+        truth = dict(everything.catalog.targets(task).iter_rows())
+        dev = everything.catalog.role(Role.DEV).volumes["volume"].to_list()
+        data = everything.of(everything.catalog.only([*truth, *dev[:UNLABELLED]]))
+        problem = problem_of(study, task, data.catalog.volumes, truth)
+        return cls(study, pool, found, everything, data, problem, truth)
+
+    @property
+    def metric(self) -> str:
+        """What the task is judged by."""
+        return self.study.evaluation.metric or DEFAULT_METRIC[self.problem.kind]
+
+    @property
+    def kept(self) -> Path:
+        """Where finished scores lie."""
+        return score_folder(self.study, self.found.fingerprint, "evaluate", self.place)
+
+    @cached_property
+    def features(self) -> Mapping[str, NDArray[Any]]:
+        """``N D`` of the encoder and of the same one untrained."""
+        name, device = self.found.about["name"], device_for()
+        config = ENCODERS.load(name).config_class.parse(self.found.about["config"])
+        untrained = build_encoder(name, config, self.data.geometry, seed=self.study.seed)
+        return {
+            "encoder": embed(self.found.encoder, self.data, device, self.kept),
+            "random": embed(untrained, self.data, device, self.kept / "random"),
+        }
+
+    @cached_property
+    def pixels(self) -> Mapping[str, NDArray[Any]]:
+        """``N D`` of the baselines that see pixels alone."""
+        images = small_images(self.data)
+        return {name: BASELINES[name](images) for name in SHOWN_PIXELS}
+
+    @cached_property
+    def probes(self) -> Mapping[str, Mapping[str, Fit]]:
+        """The probes of every system with cached features, by system and name."""
+        found: dict[str, dict[str, Fit]] = {
+            name: {"knn": fits.knn_fit(self.problem, x, name), "linear": fits.linear_fit(self.problem, x, name)}
+            for name, x in self.features.items()
+        }
+        if self.study.evaluation.attentive:
+            found["encoder"]["attentive"] = self._attentive()
+        return {**found, **{name: {"pca": fits.pca_fit(self.problem, x, name)} for name, x in self.pixels.items()}}
+
+    def systems(self) -> Systems:
+        """Return what is measured; networks from scratch learn classes alone."""
+        few: dict[str, Fit] = {}
+        if self.problem.kind.exclusive and self.study.evaluation.gate.draws:
+            taught = learners(self.study, self.found, self.data, self.problem.task, self.problem, metric=self.metric)
+            ours: dict[str, Fit] = {"linear": self.probes["encoder"]["linear"]}
+            if self.study.evaluation.tuned:
+                ours["fine-tuned"] = taught[ENCODER]
+            few = {"encoder": BestOf(self.problem, ours, self.metric), SMALL_RESNET: taught[SMALL_RESNET]}
+        return Systems(self.probes, self.features["encoder"], few)
+
+    def _attentive(self) -> Fit:
+        encoder = self.found.encoder
+        if not isinstance(encoder, TokenEncoder):
+            raise EvaluationError(f"evaluation.attentive: the encoder {self.found.about['name']} has no tokens")
+        tokens = embed_tokens(encoder, self.data, device_for(), self.kept)
+        return attentive_fit(self.problem, tokens)
+
+
+def problem_of(study: Study, task: str, volumes: pl.DataFrame, truth: Mapping[str, str]) -> Problem:
+    """Return the labels of ``task``, ``truth`` by volume, on ``volumes``."""
+    settings = study.tasks[task]
+    values = [truth.get(volume) for volume in volumes["volume"]]
+    roles, patients, studies = (volumes[name].to_list() for name in ("role", "patient", "study"))
+    groups = {name: [None if v is None else str(v) for v in volumes[name]] for name in GROUPS}
+    return Problem.of(
+        task, values, roles, patients, kind=settings.kind, order=settings.order, studies=studies, groups=groups
+    )
+
+
+def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[str, Fit]]:
+    """Return the task judged on every labelled patient of another pool, and probes that learn on this one's.
+
+    Patients that both pools know (they have, under one key) are left out.
+
+    Raises:
+        EvaluationError: the other pool has no label of the task, or only patients of this one.
+    """
+    study, task, known = subject.study, subject.problem.task, {*subject.problem.patients.tolist()}
+    prepared = prepare(Pool.open(folder), study.prepare)
+    truth = dict(prepared.catalog.targets(task).iter_rows())
+    theirs = prepared.catalog.volumes.select("volume", "patient").iter_rows()
+    wanted = [volume for volume, patient in theirs if volume in truth and patient not in known]
+    if not wanted:
+        raise EvaluationError(f"evaluation.external.{name}: no labels of task {task!r} of patients outside this pool")
+    there = replace(subject, data=prepared.of(prepared.catalog.only(wanted)), place=f"external-{name}")
+    here = np.flatnonzero(subject.problem.roles != str(Role.TEST))
+    judged = there.data.catalog.volumes.with_columns(role=pl.lit(str(Role.TEST)))
+    volumes = pl.concat([subject.data.catalog.volumes[here], judged.select(subject.data.catalog.volumes.columns)])
+    problem = problem_of(study, task, volumes, {**subject.truth, **truth})
+    probes: dict[str, Fit] = {}
+    for system, x in {**subject.features, **subject.pixels}.items():
+        both = np.concatenate([x[here], {**there.features, **there.pixels}[system]])
+        probes[system] = (fits.pca_fit if system in subject.pixels else fits.linear_fit)(problem, both, system)
+    return problem, probes

@@ -1,0 +1,159 @@
+"""An evaluation is read as far as its files go, and shown on the page and in the terminal alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from synthetic_study import audits, curve, few_shot, score, structure, subgroups
+
+from medssl.core.files import write_json
+from medssl.review.evaluated import Evaluated, evaluations
+from medssl.review.grids import Cell, Grid, Row
+from medssl.review.page import report
+from medssl.review.terminal import evaluation_shown, grid_table
+from medssl.tracking.journal import Journal
+from medssl.tracking.records import read_runs
+
+VALUE = vars(score(0.8, 0.1))
+
+
+def evaluate(workspace: Path, evaluation: dict[str, Any], **beside: Any) -> Evaluated:
+    with Journal.start(workspace, "evaluate", "chest", {}) as journal:
+        write_json(journal.folder / "evaluation.json", evaluation)
+        for name, data in beside.items():
+            write_json(journal.folder / f"{name}.json", data)
+    (found,) = evaluations(read_runs(workspace))
+    return found
+
+
+def whole(workspace: Path) -> Evaluated:
+    systems = {"zebra": {"linear": VALUE}, "pixels": {"pca": VALUE}, "encoder": {"knn": VALUE, "linear": VALUE}}
+    reasons = ["It is better.", "Warning (frame alone): There is a shortcut."]
+    evaluation = {
+        "task": "pneumonia", "metric": "auroc", "classes": ["a", "b"], "systems": systems,
+        "differences": {"pixels": VALUE, "zebra": VALUE}, "covered": audits().to_json()["covered"],
+        "few_shot": few_shot().to_json(), "structure": structure().to_json(), "subgroups": subgroups().to_json(),
+        "verdict": {"decision": "go", "reasons": reasons},
+    }  # fmt: skip
+    return evaluate(workspace, evaluation, audits=audits().to_json(), curve=curve().to_json())
+
+
+def text_of(found: Evaluated, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    for part in evaluation_shown(found):
+        console.print(part)
+    return console.export_text()
+
+
+def test_the_encoder_comes_first_by_the_probe_that_decides_and_unknown_systems_last(tmp_path: Path) -> None:
+    found = whole(tmp_path)
+    assert [row.label.split(",")[0] for row in found.systems.rows] == [
+        "Pretrained encoder", "Pretrained encoder", "Raw pixels", "Zebra"
+    ]  # fmt: skip
+    assert found.systems.rows[0].label.endswith("linear probe")
+    assert [bool(row.cells[1].score) for row in found.systems.rows] == [False, False, True, True]
+    assert [(m.system, m.name) for m in found.headline] == [("encoder", "linear"), ("difference", "pixels")]
+
+
+def test_a_difference_without_its_system_is_shown_all_the_same(tmp_path: Path) -> None:
+    found = evaluate(tmp_path, {"systems": {"encoder": {"linear": VALUE}}, "differences": {"scratch": VALUE}})
+    assert [row.label for row in found.systems.rows] == [
+        "Pretrained encoder, linear probe",
+        "Same network from scratch",
+    ]
+
+
+def test_warnings_of_audits_stand_apart_from_reasons_and_come_first_among_audits(tmp_path: Path) -> None:
+    found = whole(tmp_path)
+    assert found.verdict is not None
+    assert (found.verdict.reasons, len(found.verdict.warnings)) == (("It is better.",), 1)
+    assert [(audit.name, audit.warning) for audit in found.audits] == [
+        ("frame alone", True), ("duplicates", False), ("scanner", False)
+    ]  # fmt: skip
+
+
+def test_what_could_not_be_measured_says_why(tmp_path: Path) -> None:
+    found = whole(tmp_path)
+    assert "2 patients of class 'normal' of 5 needed" in found.subgroups.rows[-1].cells[0].text
+    assert "Not with 10 a class: class 'normal' has 9 labelled dev patients of 10." in found.few_shot.caption
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict_last(
+    tmp_path: Path, width: int
+) -> None:
+    found = whole(tmp_path)
+    text = text_of(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    figure = r"[+-]?\d\.\d{3}"
+    told = rf"{figure} \[{figure}, {figure}\]|± {figure}|{figure}…{figure}|sd {figure}"
+    alone = re.findall(figure, re.sub(told, "", text))
+    above = re.findall(rf"{figure}…{figure}", text)
+    assert len(alone) == len(above) > 0  # in tables of many columns a figure stands above its interval
+    assert text.count(found.run.id) == 7
+    assert "n = 118 patients" in text
+    assert "draws ± 0.040" in text
+    assert text.index("The data set has a shortcut") < text.index("gate: go") < text.index("It is better.")
+    assert "! Audits that warn, see above: frame alone." in text
+
+
+def test_differing_counts_stand_beside_their_figures() -> None:
+    rows = tuple(Row(str(n), (Cell(score(0.9, 0.1, n)),)) for n in (5, 6))
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(grid_table(Grid("", ("AUROC",), rows), "t", "run-1"))
+    text = console.export_text()
+    assert "0.900 [0.800, 1.000] n = 5" in text
+    assert "0.900 [0.800, 1.000] n = 6" in text
+
+
+WITHIN = ("encoder", "measured", "table", "gaps", "figures", "scores", "score", "shots", "reasons", "decision", "name")
+
+
+@pytest.mark.parametrize("columns", [1, 3, 5])
+def test_a_table_of_many_columns_still_fits_80_characters(columns: int) -> None:
+    rows = (
+        Row(
+            "the same network from scratch, fine-tuned", tuple(Cell(score(0.9, 0.1), "sd 0.1") for _ in range(columns))
+        ),
+    )
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(grid_table(Grid("", ("3,000 (100 %)",) * columns, rows), "t", "run-1"))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("0.900") == text.count("1.000") == columns
+    assert "scratch" in text
+
+
+KEYS = ("systems", "differences", "covered", "few_shot", "structure", "subgroups", "verdict", "classes", "audits")
+DAMAGED = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=4) | st.just(VALUE),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*KEYS, *WITHIN]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(KEYS), DAMAGED, max_size=4), DAMAGED)
+def test_files_of_another_shape_cost_their_part_only(
+    tmp_path_factory: pytest.TempPathFactory, evaluation: dict[str, Any], beside: Any
+) -> None:
+    found = evaluate(tmp_path_factory.mktemp("w"), json.loads(json.dumps(evaluation)), audits=beside, curve=beside)
+    assert isinstance(text_of(found, 80), str)
+
+
+def test_an_evaluation_without_labels_has_its_page(tmp_path: Path) -> None:
+    found = evaluate(
+        tmp_path, {"task": "t", "systems": {}, "verdict": {"decision": "undecided", "reasons": ["no label"]}}
+    )
+    assert text_of(found, 80).split() == ["gate:", "undecided", "•", "no", "label"]
+    text = report(read_runs(tmp_path), tmp_path / "r.html", "t").read_text()
+    assert "There were no labels to judge with." in text
+    assert "Audits:" not in text
