@@ -22,16 +22,20 @@ FOLDS = 3
 class Tuning(Config):
     """What every network that learns from labels may try, and for how long; the same for all of them.
 
-    It trains once with each of ``rates`` (the peak of the schedule) and is looked at in ``moments`` even moments. The
-    optimiser steps are those of the task's epochs, but at least ``least`` where there are few images, and at most
-    ``most``, or one epoch, where there are many.
+    It trains once with each of ``rates`` (the peak of the schedule) and is looked at in ``moments`` even moments; where
+    val cannot choose, once more with each for every one of ``folds``. The optimiser steps are those of the task's
+    epochs, but at least ``least`` where there are few images, and at most ``most``, or one epoch, where there are many.
+
+    Measured on PneumoniaMNIST: a ResNet of width 16 needs 100 steps whatever the labels, a small vision transformer
+    from scratch 600 at 1 % of them (AUROC .94; tuned within 200, .84) and 1,000 at 10 % (.98; after 400, .94).
     """
 
     rates: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (1e-3, 3e-3)
     weight_decay: Annotated[float, Ge(0)] = 0.05
     moments: Annotated[int, Ge(1)] = 4
-    least: Annotated[int, Ge(1)] = 200
-    most: Annotated[int, Ge(1)] = 1000
+    folds: Annotated[int, Ge(2)] = 2
+    least: Annotated[int, Ge(1)] = 800
+    most: Annotated[int, Ge(1)] = 2000
 
     def epochs(self, epochs: int, steps_per_epoch: int) -> int:
         """Return how often to go through the images, of which one pass is ``steps_per_epoch``."""
@@ -56,23 +60,23 @@ class Telling(Protocol):
         """What was chosen, of what, by how much."""
 
 
-def holdouts(problem: Problem, train: Rows, val: Rows) -> list[Holdout]:
-    """Return ``(train, val)`` alone where val has ``ENOUGH`` patients of each class of train, else folds of train.
+def holdouts(problem: Problem, train: Rows, val: Rows, folds: int = FOLDS) -> list[Holdout]:
+    """Return ``(train, val)`` alone where val has ``ENOUGH`` patients of each class of train, else ``folds`` of train.
 
     A patient is on one side of a fold. Nothing is returned where a class of train has a single patient: nothing can be
     held out, and nothing chosen. Findings and numbers have no classes; there patients are counted.
     """
     if len(val) and _fewest_patients(problem, val, of=train) >= ENOUGH:
         return [Holdout(train, val)]
-    num = min(FOLDS, _fewest_patients(problem, train, of=train))
+    num = min(folds, _fewest_patients(problem, train, of=train))
     if num < 2:
         return []
     patients = problem.patients[train]
     if problem.kind.exclusive:
-        folds = StratifiedGroupKFold(num).split(train, problem.truth[train], patients)
+        split = StratifiedGroupKFold(num).split(train, problem.truth[train], patients)
     else:
-        folds = GroupKFold(num).split(train, groups=patients)
-    made = [Holdout(train[fit], train[held]) for fit, held in folds]
+        split = GroupKFold(num).split(train, groups=patients)
+    made = [Holdout(train[fit], train[held]) for fit, held in split]
     return [h for h in made if len(h.held) and _fewest_patients(problem, h.fit, of=train)]
 
 

@@ -22,6 +22,9 @@ ENCODERS = ("#0072B2", "#332288", "#AA3377", "#117733", "#882255")  # one an enc
 PUBLIC = "#8a5a00"
 USES = {Use.PROBE: "linear probe", Use.TUNED: "fine-tuned"}
 DPI = 160
+CEILING = frozenset({"auroc", "auprc", "balanced_accuracy", "f1"})  # at most 1: near it, errors are told apart
+NEAR = 0.95
+TICKS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 GAP = 0.047  # of the axis between the labels of two lines
 
 
@@ -162,43 +165,55 @@ def _axes(axes: Axes, curve: Curve) -> None:
     fractions = {point.patients: f"{point.patients:,.0f}\n{100 * point.fraction:.3g} %" for point in points}
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fractions.get(value, "")))
     axes.set_xlabel("labelled patients to learn from (and the same share of the val patients to tune on)")
-    scores = [value for line in curve.lines for point in line.points for value in (*point.seed_range, point.score.low)]
-    tops = [point.score.high for line in curve.lines for point in line.points]
-    axes.set_ylim(min(scores) - 0.01, max(tops) + 0.01)
+    seen = [v for line in curve.lines for p in line.points for v in (*p.seed_range, p.score.low, p.score.high)]
+    if curve.metric in CEILING and max(seen) > NEAR:
+        axes.set_yscale("logit", nonpositive="clip")
+        axes.set_ylim(max(min(seen) - 0.02, 0.02), min(1 - (1 - max(seen)) / 1.3, 0.999))
+        axes.yaxis.set_major_locator(FixedLocator(TICKS))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(min(seen) - 0.01, max(seen) + 0.01)
     n = max(point.score.n for point in points)
     axes.set_title(f"{sentence(name(curve.metric))} by labels: {curve.task}, {n:,} test patients", pad=17)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     seeds = f"band: range of {curve.seeds} draws of labelled patients" if curve.seeds > 1 else "one draw of labels"
     note = f"Line: mean. {sentence(seeds)}. Bar: 95 % interval over test patients. Dashed: baselines; open: probes."
+    note += " Scores: log-odds axis." if axes.get_yscale() == "logit" else ""
     axes.annotate(note, (0, 1.0), (0, 6), "axes fraction", "offset points", color=MUTED, fontsize=7.5)
 
 
 def _labels(axes: Axes, curve: Curve, looks: dict[str, tuple[str, str]]) -> None:
     """Name each line at its right end; names that would overlap move apart, a thin line leads to their end."""
-    bottom, top = axes.get_ylim()
-    ends = sorted((line.points[-1].score.value, line.system) for line in curve.lines)
-    wanted = [(value - bottom) / (top - bottom) for value, _ in ends]
-    for (value, system), place in zip(ends, spread(wanted, GAP), strict=True):
-        line = curve.line(system)
-        axes.annotate(
-            f"{label(line)}  {value:.3f}", (line.points[-1].patients, value), (1.035, place), "data", "axes fraction",
-            color=looks[system][0] if not line.baseline else INK, va="center", fontsize=8.5,
-            fontweight="normal" if line.baseline else "bold", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": looks[system][0], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
-        )  # fmt: skip
     axes.margins(x=0.03)
+    to_axes = axes.transScale + axes.transLimits
+    ends = sorted((line.points[-1].score.value, line.system) for line in curve.lines)
+    inside = [float(np.clip(value, *axes.get_ylim())) for value, _ in ends]  # the log-odds of 1 are nowhere
+    wanted = [float(to_axes.transform((1, value))[1]) for value in inside]
+    for (value, system), end, place in zip(ends, inside, spread(wanted, GAP), strict=True):
+        line, (colour, _) = curve.line(system), looks[system]
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
+        axes.annotate(
+            f"{label(line)}  {value:.3f}", (line.points[-1].patients, end), (1.035, place), "data", "axes fraction",
+            color=INK if line.baseline else colour, va="center", fontsize=8.5, annotation_clip=False,
+            fontweight="normal" if line.baseline else "bold", arrowprops=leader,
+        )  # fmt: skip
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return ascending places at least ``gap`` apart, as near to the ascending ``wanted`` ones as that allows."""
+    """Return ascending places at least ``gap`` apart, as near to the ascending ``wanted`` ones as that allows.
+
+    None is above 1, unless there are too many for that.
+    """
     groups: list[tuple[float, int]] = []  # the middle of names that touch, and how many
     for place in wanted:
         groups.append((place, 1))
         while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
             (a, n), (b, m) = groups.pop(-2), groups.pop()
             groups.append(((a * n + b * m) / (n + m), n + m))
-    return [middle + gap * (i - (num - 1) / 2) for middle, num in groups for i in range(num)]
+    places = [middle + gap * (i - (num - 1) / 2) for middle, num in groups for i in range(num)]
+    return [min(place, 1 - gap * (len(places) - 1 - i)) for i, place in enumerate(places)]
 
 
 def label(line: Line) -> str:

@@ -48,13 +48,20 @@ HINT = "start again, what is finished is kept"
 
 
 def learners(
-    study: Study, found: FoundEncoder, data: Prepared, task: str, problem: Problem, *, metric: str = "auroc"
+    study: Study,
+    found: FoundEncoder,
+    data: Prepared,
+    task: str,
+    problem: Problem,
+    *,
+    metric: str = "auroc",
+    tuning: Tuning | None = None,
 ) -> dict[str, Learner]:
     """Return what learns from the images of a problem: ``encoder``, ``scratch`` and ``small_resnet``.
 
     ``encoder`` goes on from where pretraining ended, ``scratch`` is the same network from random weights,
     ``small_resnet`` a ResNet-18 of width 16 from random weights. Views, batch size, class weights and epochs are those
-    of the study's ``task``; what is tried is the study's ``evaluation.curve.tuning``.
+    of the study's ``task``.
 
     Args:
         study: names the task.
@@ -63,6 +70,7 @@ def learners(
         task: a name of ``study.tasks``.
         problem: classes.
         metric: what rate and moment are chosen by.
+        tuning: what is tried; the study's ``evaluation.curve.tuning`` without.
 
     Raises:
         EvaluationError: the task is no classification, or ``data`` and ``problem`` differ in length.
@@ -74,13 +82,13 @@ def learners(
     name, seed = found.about["name"], study.seed
     own = ENCODERS.load(name).config_class.parse(found.about["config"])
     small = ENCODERS.load("resnet").config_class.parse({**SMALL, "stem": stem(data.geometry)})
-    task_config, tuning = study.tasks[task].model_copy(update={"frozen": False}), study.evaluation.curve.tuning
+    task_config, tried = study.tasks[task].model_copy(update={"frozen": False}), tuning or study.evaluation.curve.tuning
     images = data.catalog.fingerprint()
 
     def learner(make: Callable[[int], Encoder], *about: Any, taught: bool = False) -> Learner:
         config = task_config if taught else task_config.model_copy(update={"encoder_lr_scale": 1.0})
-        mark = fingerprint(*about, images, repr(data.geometry), config.shaping(), tuning.data(), metric)
-        return Learner(problem, data, config, tuning, metric, make, taught, mark)
+        mark = fingerprint(*about, images, repr(data.geometry), config.shaping(), tried.data(), metric)
+        return Learner(problem, data, config, tried, metric, make, taught, mark)
 
     def fresh(name: str, config: Config) -> Learner:
         def make(i: int) -> Encoder:
@@ -148,7 +156,7 @@ class Learner:
         """
         if len(np.unique(self.problem.truth[train])) < 2:
             raise EvaluationError(f"a classifier needs two classes to train on, found one among {len(train)} rows")
-        ways, rates = holdouts(self.problem, train, val), self.tuning.rates
+        ways, rates = holdouts(self.problem, train, val, self.tuning.folds), self.tuning.rates
         if len(ways) == 1:
             trails = {rate: self.trained(train, val, rate, seed) for rate in rates}
             rate = max(rates, key=lambda tried: trails[tried].best)

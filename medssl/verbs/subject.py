@@ -102,7 +102,15 @@ class Subject:
         """Return what is measured; networks from scratch learn classes alone."""
         few: dict[str, Fit] = {}
         if self.problem.kind.exclusive and self.study.evaluation.gate.draws:
-            taught = learners(self.study, self.found, self.data, self.problem.task, self.problem, metric=self.metric)
+            taught = learners(
+                self.study,
+                self.found,
+                self.data,
+                self.problem.task,
+                self.problem,
+                metric=self.metric,
+                tuning=self.study.evaluation.tuning,
+            )
             ours: dict[str, Fit] = {"linear": self.probes["encoder"]["linear"]}
             if self.study.evaluation.tuned:
                 ours["fine-tuned"] = taught[ENCODER]

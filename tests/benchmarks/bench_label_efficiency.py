@@ -24,6 +24,7 @@ from rich.console import Console
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
 from medssl.engine.trial import trial
+from medssl.evaluation.choosing import Tuning
 from medssl.evaluation.curve import Curve
 from medssl.evaluation.problem import Problem
 from medssl.pool.pool import Pool
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.3, 1.0])
     parser.add_argument("--systems", nargs="*", default=[])
-    parser.add_argument("--most", type=int, default=600, help="optimiser steps that a network may take")
+    parser.add_argument("--least", type=int, default=Tuning().least, help="optimiser steps that a network takes")
+    parser.add_argument("--most", type=int, default=Tuning().most, help="steps that it may take with many labels")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -104,7 +106,8 @@ def study_of(place: Path, method: str, args: argparse.Namespace) -> Study:
         "encoder": ENCODERS[encoder], "method": settings, "watch": {"pictures_epochs": 0, "every_epochs": 1000},
         "loop": {"batch_size": 128, "epochs": 1, **({"lr": lr, "lr_batch": 128} if lr else {})},
         "evaluation": {"curve": {
-            "seeds": args.seeds, "fractions": args.fractions, "systems": args.systems, "tuning": {"most": args.most},
+            "seeds": args.seeds, "fractions": args.fractions, "systems": args.systems,
+            "tuning": {"least": args.least, "most": args.most},
         }},
         "tasks": {TASK: {}},
     }  # fmt: skip

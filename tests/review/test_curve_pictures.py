@@ -96,10 +96,27 @@ def test_two_encoders_have_two_colours_and_probe_and_tuned_of_one_share_theirs()
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
-def test_names_that_move_apart_keep_their_order_their_gap_and_their_middle(places: list[float], gap: float) -> None:
+def test_names_that_move_apart_keep_their_order_and_their_gap_and_stay_below_the_top(
+    places: list[float], gap: float
+) -> None:
     moved = curves.spread(sorted(places), gap)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(moved))
-    assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
+    assert moved[-1] <= 1
+    if max(moved) < 1:  # the top pushed none down
+        assert sum(moved) == pytest.approx(sum(places), abs=1e-6)
+
+
+def test_scores_near_the_ceiling_are_drawn_by_their_log_odds_so_that_errors_are_told_apart() -> None:
+    low = made()
+    assert axes_of(curves.drawn(low)).get_yscale() == "linear"
+    points = [replace(p, score=replace(p.score, value=1.0, high=1.0), by_seed=(1.0,) * 3) for p in low.lines[0].points]
+    high = replace(low, lines=(replace(low.lines[0], points=tuple(points)), *low.lines[1:]))
+    axes = axes_of(curves.drawn(high))
+    assert axes.get_yscale() == "logit"
+    assert axes.get_ylim()[1] < 1
+    assert "log-odds" in "".join(text.get_text() for text in axes.texts)
+    losses = replace(high, metric="log_loss")
+    assert axes_of(curves.drawn(losses)).get_yscale() == "linear"
 
 
 def test_names_that_have_room_stay_where_they_are() -> None:

@@ -58,7 +58,7 @@ def test_all_three_learn_alike_and_give_probabilities_in_two_and_three_dimension
         p = learner(train[:12], val[:0], test, 0)
         assert p.shape == (len(test), 2)
         assert np.allclose(p.sum(1), 1)
-        assert learner.told["by"] == "3 folds"
+        assert learner.told["by"] == "2 folds"
         steps.add(learner.told["steps"])
         assert learner.told["rate"] in study.evaluation.curve.tuning.rates
         assert learner.told["step"] in (2, 4)
