@@ -31,6 +31,7 @@ from medssl.core.types import Geometry
 from medssl.data.prepare import PrepareConfig
 from medssl.engine.optim import LoopConfig
 from medssl.evaluation.audits import AuditConfig
+from medssl.evaluation.choosing import Tuning
 from medssl.evaluation.gate import GateRule
 from medssl.evaluation.label_efficiency import CurveConfig
 from medssl.evaluation.problem import Kind
@@ -133,7 +134,8 @@ class EvaluationConfig(Config):
     who is judged: each volume, or each study or patient by the mean of what was predicted for its volumes. With
     ``attentive`` there is a probe on tokens, with ``tuned`` the encoder may be fine-tuned where it is compared with
     learning from scratch, if held-out labels say so: both take minutes. Few-shot figures are means of ``shot_draws``.
-    ``external``: other pools, by name, whose labelled patients are judged too.
+    ``tuning`` is that of the networks that the gate compares with. ``external``: other pools, by name, whose labelled
+    patients are judged too.
     """
 
     task: str | None = None
@@ -142,6 +144,7 @@ class EvaluationConfig(Config):
     attentive: bool = False
     tuned: bool = False
     shot_draws: Annotated[int, Gt(0)] = 20
+    tuning: Tuning = Field(default_factory=lambda: Tuning(least=200, most=400))
     external: dict[str, Path] = Field(default_factory=dict)
     bootstrap: Annotated[int, Gt(0)] = 1000
     gate: GateRule = Field(default_factory=GateRule)

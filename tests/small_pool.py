@@ -94,6 +94,7 @@ selection:
 evaluation:
   shot_draws: 2
   gate: {{draws: 1}}
+  tuning: {{least: 10, most: 10, rates: [0.003]}}
   audit: {{images: 200}}
   pictures: {{images: 2}}
   curve: {{tuning: {{least: 10, most: 10, rates: [0.003]}}}}

@@ -22,7 +22,7 @@ SMALL = [
     "selection.budget=20", "selection.pilot_val=20", "selection.pilot_test=40", "selection.pretext.encoder.depth=10",
     "selection.pretext.encoder.width=8", "selection.pretext.loop.epochs=1", "evaluation.bootstrap=200",
     "evaluation.shot_draws=2", "evaluation.gate.draws=1",
-    "evaluation.curve.tuning={least: 10, most: 10, rates: [0.003]}",
+    "evaluation.tuning={least: 10, most: 10, rates: [0.003]}",
 ]  # fmt: skip
 OUTCOMES = {"image": "stored", "duplicate": "duplicate", "truncated": "quarantined", "non_image": "non_image"}
 

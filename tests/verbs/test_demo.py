@@ -21,7 +21,7 @@ SMALL = [
     "tasks.finding.loop.epochs=2", "selection.budget=6", "selection.pilot_val=4", "selection.pilot_test=12",
     "selection.pretext.loop.epochs=1", "selection.pretext.encoder.width=8", "evaluation.bootstrap=100",
     "evaluation.shot_draws=2", "evaluation.gate.draws=1",
-    "evaluation.curve.tuning={least: 10, most: 10, rates: [0.003]}",
+    "evaluation.tuning={least: 10, most: 10, rates: [0.003]}",
 ]  # fmt: skip
 VISIBLE = ("pool", "runs", "rounds", "mlflow.db", "mlflow-artifacts", "report.html", "study.yaml")
 
