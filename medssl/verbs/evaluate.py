@@ -18,7 +18,6 @@ from medssl.evaluation.evaluate import class_patients, measurable
 from medssl.evaluation.evaluate import evaluate as measure
 from medssl.evaluation.few_shot import few_shot
 from medssl.evaluation.gate import Decision
-from medssl.evaluation.judge import Judge
 from medssl.evaluation.results import Evaluation
 from medssl.evaluation.structure import structure
 from medssl.evaluation.subgroups import subgroups
@@ -82,7 +81,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
         metric=config.metric, level=config.level,
     )  # fmt: skip
     write_json(folder / "audits.json", audits.to_json())
-    found = replace(found, covered=audits.covered, warnings=audits.warnings)
+    found = found.audited(audits)
     data = found.to_json()
     if found.systems:
         data |= _details(subject, how) | {"others": _compared(subject, others), "external": _external(subject)}
@@ -91,8 +90,8 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
 
 def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
     """Return few-shot figures, structure and subgroups, where the task has them."""
-    judge, made = _judge(subject), dict[str, Any]()
-    predicted = judge.units.mean(judge.predicted(subject.probes["encoder"]["linear"]))
+    judge, made = subject.judge, dict[str, Any]()
+    predicted = judge.units.mean(subject.predicted)
     few = {name: how[name] for name in ("seed", "num_resamples")}
     made["subgroups"] = subgroups(subject.problem, judge.units, predicted, metric=subject.metric, **few).to_json()
     if subject.problem.kind.exclusive:
@@ -106,11 +105,10 @@ def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compared(subject: Subject, others: Sequence[FoundEncoder]) -> dict[str, dict[str, Any]]:
     """Return what the linear probes of other encoders reach, and by how much the judged one is better."""
-    judge, made = _judge(subject), dict[str, dict[str, Any]]()
-    ours = judge.predicted(subject.probes["encoder"]["linear"])
+    judge, made = subject.judge, dict[str, dict[str, Any]]()
     for other in others:
-        theirs = judge.predicted(replace(subject, found=other).probes["encoder"]["linear"])
-        figures = {"linear": judge.score(theirs), "difference": judge.difference(ours, theirs)}
+        theirs = replace(subject, found=other).predicted
+        figures = {"linear": judge.score(theirs), "difference": judge.difference(subject.predicted, theirs)}
         made[other.run or other.fingerprint] = _plain(figures)
     return made
 
@@ -120,7 +118,7 @@ def _external(subject: Subject) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for name, folder in subject.study.evaluation.external.items():
         problem, probes = outside(subject, name, folder)
-        judge = replace(_judge(subject), problem=problem)
+        judge = replace(subject.judge, problem=problem)
         counts = {role: class_patients(problem, problem.rows(role)) for role in Role}
         if not measurable(problem, counts, subject.study.evaluation.gate):
             made[name] = {"patients": dict(counts[Role.TEST])}
@@ -135,25 +133,20 @@ def _external(subject: Subject) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _judge(subject: Subject) -> Judge:
-    config = subject.study.evaluation
-    return Judge(subject.problem, subject.metric, config.level, subject.study.seed, config.bootstrap)
-
-
 def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
     return {name: asdict(score) for name, score in scores.items()}
 
 
 def _pictures(subject: Subject, folder: Path, *, is_measured: bool) -> None:
-    judge = _judge(subject)
-    predicted = judge.predicted(subject.probes["encoder"]["linear"]) if is_measured else None
+    predicted = subject.predicted if is_measured else None
     features, config = subject.features["encoder"], subject.study.evaluation.pictures
-    draw_pictures(folder, subject.found.encoder, subject.data, features, judge, config, device_for(), predicted)
+    draw_pictures(folder, subject.found.encoder, subject.data, features, subject.judge, config, device_for(), predicted)
 
 
 def _recorded(journal: Journal, measured: Evaluation) -> None:
-    for made in sorted(journal.folder.glob("*.json")) + sorted((journal.folder / "pictures").glob("*.png")):
-        if made.name not in ("mlflow.json", "run.json"):
+    named = [journal.folder / name for name in ("evaluation.json", "audits.json", "curve.json")]
+    for made in [*named, *sorted((journal.folder / "pictures").glob("*.png"))]:
+        if made.is_file():
             journal.artifact(made, "pictures" if made.suffix == ".png" else "")
     scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
     scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}

@@ -23,8 +23,9 @@ from medssl.evaluation import fits
 from medssl.evaluation.attentive import attentive_fit
 from medssl.evaluation.choosing import BestOf
 from medssl.evaluation.evaluate import Systems
+from medssl.evaluation.judge import Judge
 from medssl.evaluation.metrics import DEFAULT_METRIC
-from medssl.evaluation.problem import Fit, Problem
+from medssl.evaluation.problem import Fit, Floats, Problem
 from medssl.models.build import build_encoder
 from medssl.models.encoders.base import ENCODERS, TokenEncoder
 from medssl.pool.pool import Pool
@@ -98,10 +99,21 @@ class Subject:
             found["encoder"]["attentive"] = self._attentive()
         return {**found, **{name: {"pca": fits.pca_fit(self.problem, x, name)} for name, x in self.pixels.items()}}
 
+    @cached_property
+    def judge(self) -> Judge:
+        """Who is judged, by what."""
+        config = self.study.evaluation
+        return Judge(self.problem, self.metric, config.level, self.study.seed, config.bootstrap)
+
+    @cached_property
+    def predicted(self) -> Floats:
+        """What the linear probe of the encoder says of the labelled test rows, ``M K``."""
+        return self.judge.predicted(self.probes["encoder"]["linear"])
+
     def systems(self) -> Systems:
         """Return what is measured; networks from scratch learn classes alone."""
         few: dict[str, Fit] = {}
-        if self.problem.kind.exclusive and self.study.evaluation.gate.draws:
+        if self.problem.kind.exclusive:
             taught = learners(
                 self.study,
                 self.found,

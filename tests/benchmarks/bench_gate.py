@@ -1,6 +1,6 @@
 """What the gate says to encoders of which the answer is known: hits and misses on three real sets.
 
-    python tests/benchmarks/bench_gate.py --out gate        # about two hours on two cores; goes on where it stopped
+    python tests/benchmarks/bench_gate.py --out gate        # hours on two cores; goes on where it stopped
     python tests/benchmarks/bench_gate.py --out gate --only breastmnist
 
 Sets: chest radiographs at 64 pixels, split by patient; pneumoniamnist and breastmnist at 28. Every verdict is that of
