@@ -32,8 +32,6 @@ from medssl.evaluation.shortcuts import covering_audit, pretext_audit, region_au
 from medssl.evaluation.units import Level
 from medssl.evaluation.view_strength import view_audit
 from medssl.methods.base import METHODS
-from medssl.models.build import build_encoder
-from medssl.models.encoders.base import ENCODERS
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import FoundEncoder, score_folder
@@ -76,9 +74,8 @@ def audit(
         return Audits()
     rows = looked_at(problem, config.images, study.seed)
     kept = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(rows).to_list()))
-    about, seed = found.about, study.seed
-    plugin = ENCODERS.load(about["name"])
-    untrained = build_encoder(about["name"], plugin.config_class.parse(about["config"]), data.geometry, seed=seed)
+    seed = study.seed
+    untrained = found.untrained(data.geometry, seed)
     folder = score_folder(study, found.fingerprint, "audit")
     looks = Looks({"encoder": found.encoder, "random": untrained}, kept, problem.only(rows), device, folder)
     name = metric or DEFAULT_METRIC[problem.kind]

@@ -10,10 +10,11 @@ from typing import Any
 
 from medssl.core.collectives import rank
 from medssl.core.errors import EncoderError, TrainingError
+from medssl.core.types import Geometry
 from medssl.engine import checkpoint
 from medssl.engine.distributed import told
-from medssl.models.build import load_encoder
-from medssl.models.encoders.base import Encoder
+from medssl.models.build import build_encoder, load_encoder
+from medssl.models.encoders.base import ENCODERS, Encoder
 from medssl.pool.pool import Pool
 from medssl.study import Recipe, Study
 from medssl.tracking.journal import Journal
@@ -36,6 +37,11 @@ class FoundEncoder:
     def parents(self) -> dict[str, str]:
         """The link from a run that uses this encoder to the run that made it."""
         return {"pretrain": self.run} if self.run else {}
+
+    def untrained(self, geometry: Geometry, seed: int) -> Encoder:
+        """Return the same architecture with random weights: what pretraining is to be better than."""
+        name = self.about["name"]
+        return build_encoder(name, ENCODERS.load(name).config_class.parse(self.about["config"]), geometry, seed=seed)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from medssl.evaluation.problem import Problem
 from medssl.evaluation.units import Level
 from medssl.models.adapt import load_weights
 from medssl.models.build import build_encoder
-from medssl.models.encoders.base import ENCODERS, Encoder
+from medssl.models.encoders.base import Encoder
 from medssl.review.curves import picture
 from medssl.study import Study, digest_of
 from medssl.verbs.context import FoundEncoder, score_folder
@@ -103,7 +103,9 @@ def systems(
         kept = score_folder(study, found.fingerprint, "curve")
         made[f"{name}.probe"] = _probe(problem, found.encoder, data, kept, name, baseline=is_public)
         if is_new:
-            made[f"{fresh}.probe"] = _probe(problem, _untaught(study, found, data), data, kept / RANDOM, fresh)
+            made[f"{fresh}.probe"] = _probe(
+                problem, found.untrained(data.geometry, study.seed), data, kept / RANDOM, fresh
+            )
         if not problem.kind.exclusive:
             continue
         networks = learners(study, found, data, task, problem, metric=metric)
@@ -128,12 +130,6 @@ def _probe(
 
 def _learnt(learner: Learner, name: str, *, baseline: bool = True) -> System:
     return System(learner, learner.mark, True, name, Use.TUNED, baseline)
-
-
-def _untaught(study: Study, found: FoundEncoder, data: Prepared) -> Encoder:
-    name = found.about["name"]
-    config = ENCODERS.load(name).config_class.parse(found.about["config"])
-    return build_encoder(name, config, data.geometry, seed=study.seed)
 
 
 def _public(study: Study, weights: Path, data: Prepared) -> FoundEncoder:

@@ -26,8 +26,7 @@ from medssl.evaluation.evaluate import Systems
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.metrics import DEFAULT_METRIC
 from medssl.evaluation.problem import Fit, Floats, Problem
-from medssl.models.build import build_encoder
-from medssl.models.encoders.base import ENCODERS, TokenEncoder
+from medssl.models.encoders.base import TokenEncoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import FoundEncoder, score_folder
@@ -74,9 +73,7 @@ class Subject:
     @cached_property
     def features(self) -> Mapping[str, NDArray[Any]]:
         """``N D`` of the encoder and of the same one untrained."""
-        name, device = self.found.about["name"], device_for()
-        config = ENCODERS.load(name).config_class.parse(self.found.about["config"])
-        untrained = build_encoder(name, config, self.data.geometry, seed=self.study.seed)
+        device, untrained = device_for(), self.found.untrained(self.data.geometry, self.study.seed)
         return {
             "encoder": embed(self.found.encoder, self.data, device, self.kept),
             "random": embed(untrained, self.data, device, self.kept / "random"),
