@@ -1,38 +1,31 @@
 """Score against labels: nested draws of labelled patients, several seeds, every system on the same draws.
 
-A finished cell of the grid is one small file that says by its name what it was made from, so a grid that was killed
-goes on where it was, and one whose data or settings changed computes what changed.
+A finished cell of the grid is kept (see ``Kept``), so a grid that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from zipfile import BadZipFile
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import Field
 
-from medssl.core.config import Config, fingerprint
+from medssl.core.config import Config
 from medssl.core.errors import EvaluationError
-from medssl.core.files import atomic
 from medssl.core.plugins import did_you_mean
 from medssl.core.types import Role
-from medssl.evaluation.choosing import Telling, Tuning
+from medssl.evaluation.choosing import Tuning
 from medssl.evaluation.curve import Curve, Line, Point, Use, disagreements, labels_to
 from medssl.evaluation.draws import draw
 from medssl.evaluation.judge import Judge
+from medssl.evaluation.kept import Kept
 from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
 from medssl.evaluation.problem import Fit, Floats, Problem, Rows
 from medssl.evaluation.units import Level
-
-FORMAT = 1  # of cells; another number makes all of them anew
 
 
 class CurveConfig(Config):
@@ -126,7 +119,9 @@ def label_efficiency(
     for one in grid:
         for name, system in wanted.items():
             advance(f"{one.fraction:.3g} of labels, {name}")
-            cells[name].setdefault(one.fraction, []).append(_cell(problem, system, one, judge.test, folder))
+            fit = Kept(system.fit, problem, folder, system.mark, system.seeded)
+            predictions = fit(one.train, one.val, judge.test, one.seed)
+            cells[name].setdefault(one.fraction, []).append(Cell(predictions, fit.seconds, fit.told))
     advance("bootstrap")
     return _curve(problem, judge, wanted, config, grid, cells)
 
@@ -169,38 +164,6 @@ def _wanted(systems: Mapping[str, System], config: CurveConfig) -> dict[str, Sys
         if name not in systems:
             raise EvaluationError(f"evaluation.curve.systems: unknown {name!r}: {did_you_mean(name, systems)}")
     return {name: system for name, system in systems.items() if not config.systems or name in config.systems}
-
-
-def _cell(problem: Problem, system: System, one: Draw, test: Rows, folder: Path) -> Cell:
-    """Return a cell as it was kept, else compute and keep it."""
-    known = problem.truth, problem.names, problem.kind, problem.patients, problem.roles, one.train, one.val, test
-    seeds = one.seed if system.seeded else "any"
-    path = folder / f"{fingerprint(FORMAT, system.mark, seeds, *map(_digest, known))}.npz"
-    found = _read(path, (len(test), problem.num_outputs))
-    if found is None:
-        start = time.perf_counter()
-        predictions = system.fit(one.train, one.val, test, one.seed)
-        told = dict(system.fit.told) if isinstance(system.fit, Telling) else {}
-        found = Cell(np.asarray(predictions, np.float64), time.perf_counter() - start, told)
-        about = json.dumps({"seconds": found.seconds, "told": told})
-        with atomic(path) as partial, partial.open("wb") as handle:
-            np.savez(handle, predictions=found.predictions, about=np.array(about))
-    return found
-
-
-def _read(path: Path, shape: tuple[int, int]) -> Cell | None:
-    """Return a kept cell; None where there is none, or it is damaged (the archive carries checksums)."""
-    try:
-        with np.load(path) as file:
-            predictions, about = file["predictions"], json.loads(str(file["about"]))
-    except (OSError, ValueError, KeyError, BadZipFile):
-        return None
-    return Cell(predictions, about["seconds"], about["told"]) if predictions.shape == shape else None
-
-
-def _digest(value: Any) -> str:
-    array = np.ascontiguousarray(value)
-    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
 
 
 def _curve(

@@ -156,6 +156,11 @@ def score_folder(study: Study, fingerprint: str, *purpose: str) -> Path:
     return study.workspace.joinpath("scores", fingerprint, *purpose)
 
 
+def fits_folder(study: Study) -> Path:
+    """Return where predictions of what learns from labels are kept (``Kept``); it may be removed at any time."""
+    return study.workspace / "scores" / "fits"
+
+
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one level of dotted keys."""
     if not isinstance(value, Mapping):

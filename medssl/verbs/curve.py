@@ -29,7 +29,7 @@ from medssl.models.build import build_encoder
 from medssl.models.encoders.base import Encoder
 from medssl.review.curves import picture
 from medssl.study import Study, digest_of
-from medssl.verbs.context import FoundEncoder, score_folder
+from medssl.verbs.context import FoundEncoder, fits_folder, score_folder
 from medssl.verbs.learners import ENCODER, SCRATCH, SMALL_RESNET, Learner, learners
 
 RANDOM, PUBLIC = "random", "public"
@@ -72,7 +72,7 @@ def curve(
             problem,
             known,
             config,
-            study.workspace / "scores" / "curve",
+            fits_folder(study),
             metric=metric,
             level=level,
             seed=study.seed,
@@ -100,11 +100,11 @@ def systems(
         architecture = fingerprint(found.about["name"], found.about["config"])
         fresh = seen.setdefault(architecture, RANDOM if not seen else f"{RANDOM}.{name}")
         is_new, is_public = fresh not in {system.encoder for system in made.values()}, name == PUBLIC
-        kept = score_folder(study, found.fingerprint, "curve")
+        kept = score_folder(study, found.fingerprint, "evaluate")
         made[f"{name}.probe"] = _probe(problem, found.encoder, data, kept, name, baseline=is_public)
         if is_new:
             made[f"{fresh}.probe"] = _probe(
-                problem, found.untrained(data.geometry, study.seed), data, kept / RANDOM, fresh
+                problem, found.untrained(data.geometry, study.seed), data, kept / "random", fresh
             )
         if not problem.kind.exclusive:
             continue

@@ -24,12 +24,13 @@ from medssl.evaluation.attentive import attentive_fit
 from medssl.evaluation.choosing import BestOf
 from medssl.evaluation.evaluate import Systems
 from medssl.evaluation.judge import Judge
+from medssl.evaluation.kept import Kept
 from medssl.evaluation.metrics import DEFAULT_METRIC
 from medssl.evaluation.problem import Fit, Floats, Problem
 from medssl.models.encoders.base import TokenEncoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
-from medssl.verbs.context import FoundEncoder, score_folder
+from medssl.verbs.context import FoundEncoder, fits_folder, score_folder
 from medssl.verbs.learners import ENCODER, SMALL_RESNET, learners
 
 UNLABELLED = 1000  # dev volumes, enough to see a collapse by
@@ -120,10 +121,11 @@ class Subject:
                 metric=self.metric,
                 tuning=self.study.evaluation.tuning,
             )
+            kept = {name: Kept(fit, self.problem, fits_folder(self.study), fit.mark) for name, fit in taught.items()}
             ours: dict[str, Fit] = {"linear": self.probes["encoder"]["linear"]}
             if self.study.evaluation.tuned:
-                ours["fine-tuned"] = taught[ENCODER]
-            few = {"encoder": BestOf(self.problem, ours, self.metric), SMALL_RESNET: taught[SMALL_RESNET]}
+                ours["fine-tuned"] = kept[ENCODER]
+            few = {"encoder": BestOf(self.problem, ours, self.metric), SMALL_RESNET: kept[SMALL_RESNET]}
         return Systems(self.probes, self.features["encoder"], few)
 
     def _attentive(self) -> Fit:

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="*", default=[])
     parser.add_argument("--least", type=int, default=Tuning().least, help="optimiser steps that a network takes")
     parser.add_argument("--most", type=int, default=Tuning().most, help="steps that it may take with many labels")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of every network that learns")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -109,7 +110,7 @@ def study_of(place: Path, method: str, args: argparse.Namespace) -> Study:
             "seeds": args.seeds, "fractions": args.fractions, "systems": args.systems,
             "tuning": {"least": args.least, "most": args.most},
         }},
-        "tasks": {TASK: {}},
+        "tasks": {TASK: {"loop": {"precision": args.precision}}},
     }  # fmt: skip
     kept = place / f"{method}.epochs"
     if not kept.is_file():

@@ -17,6 +17,7 @@ from medssl.study import Study, load_study
 from medssl.tracking.records import read_runs
 from medssl.verbs.embed import embed
 from medssl.verbs.evaluate import evaluate
+from medssl.verbs.learners import Learner
 from medssl.verbs.pretrain import fit, load_method, pretrain
 
 
@@ -43,6 +44,7 @@ def test_every_volume_has_its_embedding_and_a_second_verb_reads_what_the_first_c
     assert (journalled.kind, journalled.status, journalled.parents["pretrain"]) == ("embed", "finished", run)
     first = evaluate(study).data
     monkeypatch.setattr(scoring, "_chunk", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Learner, "trained", lambda *_, **__: pytest.fail("learnt again"))
     second = embed(study)
     assert pl.read_parquet(second.data["out"]).equals(table)
     assert evaluate(study).data["systems"] == first["systems"]
