@@ -28,6 +28,7 @@ from medssl.pool.tables import save
 
 __all__ = ["PrepareConfig", "Preparer", "normalise", "picture", "prepare", "prepared_folder"]
 
+FEW, LITTLE = 1000, 2**24  # volumes and stored bytes that take less time than it takes to start processes
 VERSION = 3  # of the transforms: another one prepares anew
 
 
@@ -37,13 +38,15 @@ def prepare(pool: Pool, config: PrepareConfig, *, workers: int = 1) -> Prepared:
     Volumes whose axes are not those of ``config.shape`` are left out, and counted on stderr when the rest is made.
     Every time point of a volume is a sample of its own (``catalog.moment``). Killed at any point, the next call goes on
     with the shards that are whole. With ``workers`` > 1 the calling script must be importable
-    (``if __name__ == "__main__"``).
+    (``if __name__ == "__main__"``); a small pool is prepared here nevertheless.
 
     Raises:
         PoolError: no volume fits ``config.shape``, or ``ingest --prepare`` made the pool for another configuration.
         CorruptShard: a stored volume differs from its checksum; nothing is prepared.
     """
-    with Workers(workers) as processes:
+    volumes = pool.catalog.volumes
+    is_small = volumes.height < FEW and volumes["length"].sum() < LITTLE
+    with Workers(1 if is_small else workers) as processes:
         if pool.manifest.settings.prepare is not None:
             return _as_ingested(pool, config, processes)
         folder = prepared_folder(pool, config)

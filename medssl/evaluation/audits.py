@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
@@ -18,12 +19,14 @@ class AuditConfig(Config):
 
     At most ``images`` images are looked at in each audit, test patients first (0: no audits). What is above chance by
     more than ``delta`` of the metric, with its whole interval, is worth a warning. ``groups`` are columns of the
-    catalog that a good encoder should not need.
+    catalog that a good encoder should not need. ``source``: the pool that the encoder was pretrained on, where it comes
+    from elsewhere.
     """
 
     images: Annotated[int, Ge(0)] = 1000
     delta: Annotated[float, Gt(0), Lt(1)] = 0.05
     groups: tuple[str, ...] = ("scanner", "site")
+    source: Path | None = None
 
 
 @dataclass(frozen=True)

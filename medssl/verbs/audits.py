@@ -13,6 +13,7 @@ from medssl.core.keys import generator, view_keys
 from medssl.core.types import Family, Role
 from medssl.data.covers import Cover
 from medssl.data.pixels import corners, frame, small_images
+from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.data.views import draw
 from medssl.engine.distributed import device_for
@@ -41,6 +42,10 @@ from medssl.verbs.pretrain import load_method
 SYSTEMS = ("encoder", "random", "pixels")
 VIEWED = 256  # images whose views are compared
 VIEW_EPOCH = -2  # keys that neither training nor scoring has
+UNKNOWN_SOURCE = (
+    "Which images the encoder was pretrained on is not known here; name their pool in evaluation.audit.source to see "
+    "how far they are from these."
+)
 COMPARING = frozenset({Family.CONTRASTIVE, Family.DISTILLATION, Family.REDUNDANCY})
 
 
@@ -54,7 +59,6 @@ def audit(
     *,
     metric: str | None = None,
     level: Level = "volume",
-    source: Prepared | None = None,
 ) -> Audits:
     """Answer every question that the labels and the run of the encoder allow.
 
@@ -67,7 +71,6 @@ def audit(
         problem: what is to be predicted.
         metric: a name of ``METRICS``; the usual one without. Where lower is better (numbers), R² is what is audited.
         level: who is judged.
-        source: images that the encoder was pretrained on, where those are not the dev patients of this pool.
     """
     config, device = study.evaluation.audit, device_for()
     if not config.images:
@@ -89,7 +92,7 @@ def audit(
         *_pretext(study, pool, found, looks),
         *_views(study, found, looks),
         _duplicates(able, looks, everything),
-        *_domain(study, found, looks, everything if source is None else source, own=source is None),
+        *_domain(study, pool, found, looks, everything),
     ]
     return Audits(tuple(made), compared)
 
@@ -174,9 +177,13 @@ def _duplicates(able: Judge | None, looks: Looks, everything: Prepared) -> Audit
     return duplicate_audit(copies, int((looks.problem.roles == str(Role.TEST)).sum()), able, predicted)
 
 
-def _domain(study: Study, found: FoundEncoder, looks: Looks, source: Prepared, *, own: bool) -> list[Audit]:
+def _domain(study: Study, pool: Pool, found: FoundEncoder, looks: Looks, everything: Prepared) -> list[Audit]:
     """Compare the labelled test images with those of pretraining, whatever their brightness and contrast."""
-    pretrained = source.role(Role.DEV) if own else source
+    named, is_own = study.evaluation.audit.source, found.images == pool.fingerprints.images
+    if named is None and not is_own:
+        return [Audit("domain", UNKNOWN_SOURCE)]
+    source = everything if named is None else prepare(Pool.open(named), study.prepare)
+    pretrained = source.role(Role.DEV)
     num = min(len(pretrained), study.evaluation.audit.images)
     drawn = np.sort(generator("domain", study.seed).permutation(len(pretrained))[:num])
     part = pretrained.of(pretrained.catalog.only(pretrained.catalog.volumes["volume"].gather(drawn).to_list()))

@@ -26,12 +26,17 @@ PRIVATE = ("pool", "workspace", "tracking", "init")  # paths may hold a user's n
 
 @dataclass(frozen=True)
 class FoundEncoder:
-    """A pretrained encoder and where it came from; ``run`` is None for a folder outside the workspace."""
+    """A pretrained encoder and where it came from.
+
+    ``run`` is None for a folder outside the workspace; ``images``, the fingerprint of those that the run was given, is
+    then empty.
+    """
 
     encoder: Encoder
     about: Mapping[str, Any]
     fingerprint: str
     run: str | None
+    images: str = ""
 
     @property
     def parents(self) -> dict[str, str]:
@@ -138,7 +143,9 @@ def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEnc
     encoder, about = load_encoder(folder)
     if about.get("prepare") != study.prepare.data():
         raise EncoderError(f"encoder {folder.name} was made for another `prepare` section; use the study it came from")
-    return FoundEncoder(encoder, about, about["fingerprint"], run.id if run is not None else None)
+    if run is None:
+        return FoundEncoder(encoder, about, about["fingerprint"], None)
+    return FoundEncoder(encoder, about, about["fingerprint"], run.id, run.fingerprints.get("pool.images", ""))
 
 
 def _nothing_fits(study: Study, wanted: str, finished: list[RunRecord]) -> str:

@@ -225,6 +225,7 @@ def test_hippocampus_comes_out_as_nibabel_turns_it(shared: Path, tmp_path: Path)
 
 
 def test_any_number_of_workers_prepares_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl.data.prepare.FEW", 0)  # small pools are prepared here otherwise
     monkeypatch.setattr("medssl.data.prepare_tasks.MIN_SHARD_BYTES", 30_000)
     found = []
     for workers in (1, 2):

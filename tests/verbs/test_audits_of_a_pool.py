@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import small_pool
 from hypothesis import given
 from hypothesis import strategies as st
 from small_pool import STUDY, make_pool
@@ -12,7 +14,7 @@ from small_pool import STUDY, make_pool
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
-from medssl.evaluation.audits import Audits
+from medssl.evaluation.audits import Audit, Audits
 from medssl.evaluation.problem import Problem
 from medssl.pool.pool import Pool
 from medssl.study import Study, load_study
@@ -121,6 +123,35 @@ def test_a_copy_of_a_dev_image_among_the_test_patients_is_found(study: Study) ->
     found = find_encoder(study, pool)
     audits = audit(study, pool, found, data.of(copied), data, problem_of(data))
     assert "exact: 1" in audits.warnings["duplicates"]
+
+
+def test_an_encoder_from_elsewhere_is_compared_with_the_pool_that_the_study_names(
+    study: Study, audits: Audits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def domain(source: Path | None) -> Audit:
+        config = study.evaluation.audit.model_copy(update={"source": source})
+        named = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"audit": config})})
+        pool = Pool.open(study.pool)
+        data, found = prepare(pool, named.prepare), replace(find_encoder(study, pool), images="")
+        return audit(named, pool, found, data, data, problem_of(data)).found[-1]
+
+    unknown = domain(None)
+    assert "name their pool in evaluation.audit.source" in unknown.finding
+    assert not unknown.scores
+    assert not unknown.warning
+    own = domain(study.pool)
+    assert own.facts == audits.found[-1].facts
+    assert not own.warning
+
+    def stripes(patient: int, study: int) -> tuple[np.ndarray, str]:
+        wave = np.sin(np.arange(40) * (1 + patient % 5) / 2) * 400 + 500
+        return np.repeat(wave[None], 40, axis=0).astype(np.uint16), "bitten"
+
+    monkeypatch.setattr(small_pool, "disc", stripes)
+    make_pool(tmp_path / "stripes", 120, 1)
+    far = domain(tmp_path / "stripes")
+    assert far.scores["random tells apart"].value == 1 > own.scores["random tells apart"].high
+    assert far.facts["random frechet"] > 2 * own.facts["random frechet"]
 
 
 @given(st.integers(0, 50), st.integers(1, 120), st.integers(0, 3))
