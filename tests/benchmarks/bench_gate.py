@@ -17,21 +17,16 @@ Sets: chest radiographs at 64 pixels, split by patient; pneumoniamnist and breas
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
-from npz_pool import KEY, NAMES, make_pool, parts
-from PIL import Image
+from labelled_sets import NAMES, images_of, make_pool
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -48,7 +43,6 @@ from medssl.verbs.learners import SMALL, SMALL_RESNET, learners, stem
 from medssl.verbs.pretrain import pretrain
 from medssl.verbs.subject import Subject
 
-SHARED = Path(os.environ.get("MEDSSL_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 TASK, FAITHFUL = "finding", 0.9  # how often a planted cue goes with the label
 SIZES = {"chest": (64, 8), "pneumoniamnist": (28, 4), "breastmnist": (28, 4)}  # pixels a side, of a patch
 ELSEWHERE = {"chest": "breastmnist", "pneumoniamnist": "breastmnist", "breastmnist": "pneumoniamnist"}
@@ -79,34 +73,6 @@ class Cell:
     cue: str = ""
 
 
-Parts = dict[Role, tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def images_of(name: str) -> Parts:
-    """Return images ``N Y X`` uint8, labels ``N`` and patients ``N`` by role."""
-    if name != "chest":
-        found = parts(SHARED / "medmnist28", name)
-        return {role: (x, y, np.array([f"{role} {i}" for i in range(len(y))])) for role, (x, y) in found.items()}
-    folder, side = SHARED / "chest_xray_224", SIZES["chest"][0]
-    table = pl.read_csv(folder / "labels.csv", infer_schema=False)
-    about = {name: (label == "PNEUMONIA", patient) for name, patient, label, _ in table.iter_rows()}
-    held: dict[Role, list[tuple[np.ndarray, bool, str]]] = {role: [] for role in Role}
-    with tarfile.open(folder / "images.tar") as tar:
-        for member in tar:
-            if member.name in about:
-                label, patient = about[member.name]
-                image = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("L")  # type: ignore[union-attr]
-                small = np.asarray(image.resize((side, side), Image.Resampling.BOX))
-                held[role_of(patient)].append((small, label, patient))
-    return {role: tuple(map(np.array, zip(*found, strict=True))) for role, found in held.items()}  # type: ignore[misc]
-
-
-def role_of(patient: str) -> Role:
-    """Split patients 65 : 15 : 20."""
-    share = int(KEY.hmac("role", patient)[:8], 16) / 2**32
-    return Role.DEV if share < 0.65 else Role.VAL if share < 0.8 else Role.TEST
-
-
 def planted(images: np.ndarray, shown: np.ndarray, cue: str) -> np.ndarray:
     """Return ``N Y X`` images with a bright marker in a corner, or a lit border, where ``shown``."""
     size, made = images.shape[1], images.copy()
@@ -127,15 +93,13 @@ def pool_of(out: Path, name: str, cue: str = "") -> Path:
     """Return the pool of a set, made once; with ``cue`` planted where the label says so nine times of ten."""
     path = out / "pools" / "_".join(filter(None, (name, cue)))
     if not path.exists():
-        found = images_of(name)
+        found = images_of(name, SIZES[name][0])
         if cue:
             rng = np.random.default_rng(0)
             for role, (images, labels, patients) in found.items():
                 shown = np.where(rng.random(len(labels)) < FAITHFUL, labels == 1, labels != 1)
                 found[role] = planted(images, shown, cue), labels, patients
-        names = NAMES.get(name, ("normal", "pneumonia"))
-        make_pool(path, {role: part[:2] for role, part in found.items()}, TASK, names,
-                  {role: part[2].tolist() for role, part in found.items()})  # fmt: skip
+        make_pool(path, found, TASK, NAMES[name])
     return path
 
 

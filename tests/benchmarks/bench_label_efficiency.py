@@ -1,12 +1,12 @@
-"""Label-efficiency curves on MedMNIST at 28 px: a pretrained encoder, probed and fine-tuned, beside its baselines.
+"""Label-efficiency curves at 28 px: a pretrained encoder, probed and fine-tuned, beside its baselines.
 
-    python tests/benchmarks/bench_label_efficiency.py ../shared/data/medmnist28 --out curves --sets pneumoniamnist
+    python tests/benchmarks/bench_label_efficiency.py --out curves --sets pneumoniamnist
 
-PneumoniaMNIST has no test part here: its val is the test side, every tenth of its train images val. BreastMNIST has
-its own parts. An image that is also in train is left out of val and test; each image counts as a patient. The encoder
-is pretrained on the dev images (unlabelled) until ``--seconds`` of processor time are spent. Killed and started again,
-it goes on; a table, ``curve.json`` and ``curve.png`` are in the folder of each set. ``--seeds`` and ``--fractions``
-shorten it.
+Chest radiographs are split by patient. PneumoniaMNIST has no test part here: its val is the test side, every tenth of
+its train images val. BreastMNIST has its own parts; in both each image counts as a patient. An image that is also in
+train is left out of val and test. The encoder is pretrained on the dev images (unlabelled) until ``--seconds`` of
+processor time are spent. Killed and started again, it goes on; a table, ``curve.json`` and ``curve.png`` are in the
+folder of each set. ``--seeds`` and ``--fractions`` shorten it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from npz_pool import NAMES, SOURCES, make_pool, parts
+from labelled_sets import NAMES, images_of, make_pool
 from rich.console import Console
 
 from medssl.core.types import Role
@@ -53,9 +53,8 @@ REFERENCES = {"pneumoniamnist": "pixels .896/.914/.926, small ResNet .894/.952/.
 def main() -> None:
     """Run each set and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="holds the .npz files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=SOURCES, default=list(SOURCES))
+    parser.add_argument("--sets", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--method", nargs="+", choices=METHODS, default=["mae"], help="one encoder each")
     parser.add_argument("--seconds", type=float, default=300, help="of processor time a pretraining may take")
     parser.add_argument("--seeds", type=int, default=5)
@@ -75,7 +74,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     """Pretrain where that was not done, run the grid, and print what it found."""
     place = args.out / name
     if not (place / "pool" / "pool.json").is_file():
-        make_pool(place / "pool", parts(args.folder, name), TASK, NAMES[name])
+        make_pool(place / "pool", images_of(name), TASK, NAMES[name])
     studies = {method: study_of(place, method, args) for method in args.method}
     pool = Pool.open(place / "pool")
     encoders = {}
