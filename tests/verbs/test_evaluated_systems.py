@@ -1,0 +1,128 @@
+"""What an evaluation may be asked beyond one encoder on one pool: other pools, other encoders, a probe on tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_pool import STUDY, make_pool
+
+from medssl.core.errors import EncoderError, EvaluationError
+from medssl.data.prepare import prepare
+from medssl.engine.distributed import device_for
+from medssl.engine.scoring import embed
+from medssl.evaluation import fits
+from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
+from medssl.evaluation.problem import Kind
+from medssl.models.build import build_encoder, load_encoder, save_encoder
+from medssl.pool.pool import Pool
+from medssl.study import Study, load_study
+from medssl.verbs.evaluate import evaluate
+from medssl.verbs.pretrain import pretrain
+from medssl.verbs.subject import problem_of
+
+FAST = [
+    "evaluation.bootstrap=100",
+    "watch.pictures_epochs=0",
+    "evaluation.audit.images=0",
+    "evaluation.pictures.images=0",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("systems")
+    make_pool(made / "pool", 40)
+    make_pool(made / "elsewhere", 70)  # the first 40 patients are those of the pool
+    (made / "small.yaml").write_text(STUDY.format(pool=made / "pool", workspace=made / "workspace"))
+    return made
+
+
+def study_of(folder: Path, *more: str) -> Study:
+    return load_study(folder / "small.yaml", [*FAST, *more])
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> tuple[str, str]:
+    one, two = (str(pretrain(study_of(folder, f"loop.epochs={n}")).data["run"]) for n in (1, 2))
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path, runs: tuple[str, str]) -> dict[str, Any]:
+    asked = f"evaluation.external={{elsewhere: {folder / 'elsewhere'}}}", "evaluation.attentive=true"
+    return evaluate(study_of(folder, *asked), encoder=runs).data
+
+
+def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_this_one(
+    folder: Path, runs: tuple[str, str], data: dict[str, Any]
+) -> None:
+    there = data["external"]["elsewhere"]
+    assert {"encoder", "random", "pixels", "frame", "thumbnail"} <= there["systems"].keys()
+    assert there["differences"].keys() == there["systems"].keys() - {"encoder"}
+    assert {score["n"] for score in there["systems"].values()} == {30}  # patients that this pool does not know
+    study = study_of(folder)
+    encoder, _ = load_encoder(study.workspace / "runs" / runs[0])
+    features, columns, truth = [], [], {}
+    for name in ("pool", "elsewhere"):
+        prepared = prepare(Pool.open(folder / name), study.prepare)
+        features.append(embed(encoder, prepared, device_for()))
+        columns.append(prepared.catalog.volumes)
+        truth |= dict(prepared.catalog.targets("shape").iter_rows())
+    known = set(columns[0]["patient"])
+    new = np.flatnonzero([patient not in known for patient in columns[1]["patient"]])
+    here = problem_of(study, "shape", columns[0], truth)
+    theirs = problem_of(study, "shape", columns[1], truth)
+    x = np.concatenate([features[0], features[1][new]])
+    both = problem_of(study, "shape", columns[0].vstack(columns[1][new]), truth)
+    dev, val = (np.flatnonzero(here.roles == role) for role in ("dev", "val"))
+    predicted = fits.linear_fit(both, x)(dev, val, len(here) + np.arange(len(new)), study.seed)
+    auroc = metric_named(DEFAULT_METRIC[Kind.CLASSES])(theirs.truth[new], predicted, np.ones((1, len(new))))[0]
+    assert there["systems"]["encoder"]["value"] == pytest.approx(auroc, abs=1e-6)
+
+
+def test_a_pool_of_the_same_patients_or_without_labels_is_no_other_pool(
+    folder: Path, runs: tuple[str, str], tmp_path: Path
+) -> None:
+    make_pool(tmp_path / "unlabelled", 60, labelled=False)
+    for path in (folder / "pool", tmp_path / "unlabelled"):
+        study = study_of(folder, f"evaluation.external={{elsewhere: {path}}}")
+        with pytest.raises(EvaluationError, match=r"evaluation.external.elsewhere: no labels of task 'shape'"):
+            evaluate(study, encoder=runs[0])
+
+
+def test_of_several_encoders_the_first_is_judged_and_the_others_compared_on_the_same_patients(
+    folder: Path, runs: tuple[str, str], data: dict[str, Any]
+) -> None:
+    (other,) = data["others"]
+    assert other == runs[1]
+    turned = evaluate(study_of(folder), encoder=[runs[1], runs[0]]).data
+    ours, theirs = data["systems"]["encoder"]["linear"], data["others"][runs[1]]["linear"]
+    assert turned["systems"]["encoder"]["linear"] == theirs
+    assert turned["others"][runs[0]]["linear"] == ours
+    difference, reverse = data["others"][runs[1]]["difference"], turned["others"][runs[0]]["difference"]
+    assert difference["value"] == pytest.approx(ours["value"] - theirs["value"])
+    assert [difference[name] for name in ("value", "low", "high")] == pytest.approx(
+        [-reverse[name] for name in ("value", "high", "low")]
+    )
+
+
+def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
+    folder: Path, data: dict[str, Any], tmp_path: Path
+) -> None:
+    probes = data["systems"]["encoder"]
+    assert {"knn", "linear", "attentive"} <= probes.keys()
+    assert 0 <= probes["attentive"]["low"] <= probes["attentive"]["value"] <= probes["attentive"]["high"] <= 1
+    study = study_of(folder, "encoder={name: resnet, depth: 10, width: 8}", "evaluation.attentive=true")
+    encoder = build_encoder("resnet", study.encoder.config, study.prepare.geometry, seed=0)
+    about = {"name": "resnet", "config": study.encoder.config.data(), "prepare": study.prepare.data()}
+    save_encoder(encoder, tmp_path, {**about, "fingerprint": "untrained"})
+    with pytest.raises(EvaluationError, match=r"evaluation.attentive: the encoder resnet has no tokens"):
+        evaluate(study, encoder=str(tmp_path))
+
+
+def test_an_encoder_that_is_not_there_is_refused_before_anything_is_measured(
+    folder: Path, runs: tuple[str, str]
+) -> None:
+    with pytest.raises(EncoderError, match="neither a finished run nor a folder"):
+        evaluate(study_of(folder), encoder=[runs[0], "nowhere"])
