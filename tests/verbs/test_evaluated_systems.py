@@ -27,6 +27,7 @@ FAST = [
     "evaluation.audit.images=0",
     "evaluation.pictures.images=0",
 ]
+FLAT = ["method={name: rotation}", "encoder={name: resnet, depth: 10, width: 8}"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
     probes = data["systems"]["encoder"]
     assert {"knn", "linear", "attentive"} <= probes.keys()
     assert 0 <= probes["attentive"]["low"] <= probes["attentive"]["value"] <= probes["attentive"]["high"] <= 1
-    study = study_of(folder, "encoder={name: resnet, depth: 10, width: 8}", "evaluation.attentive=true")
+    study = study_of(folder, *FLAT, "evaluation.attentive=true")
     encoder = build_encoder("resnet", study.encoder.config, study.prepare.geometry, seed=0)
     about = {"name": "resnet", "config": study.encoder.config.data(), "prepare": study.prepare.data()}
     save_encoder(encoder, tmp_path, {**about, "fingerprint": "untrained"})
@@ -121,8 +122,6 @@ def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
         evaluate(study, encoder=str(tmp_path))
 
 
-def test_an_encoder_that_is_not_there_is_refused_before_anything_is_measured(
-    folder: Path, runs: tuple[str, str]
-) -> None:
+def test_an_encoder_that_is_not_there_is_refused(folder: Path, runs: tuple[str, str]) -> None:
     with pytest.raises(EncoderError, match="neither a finished run nor a folder"):
         evaluate(study_of(folder), encoder=[runs[0], "nowhere"])
