@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from medssl.core.config import Config
-from medssl.study import EvaluationConfig
+from medssl.evaluation.config import EvaluationConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 DEEPER = {"tuning", "curve.tuning"}  # settings of networks, described where they are

@@ -17,6 +17,7 @@ from medssl.core.types import Role
 from medssl.data.prepared import Prepared
 from medssl.engine.monitors.base import evaluating
 from medssl.engine.pictures import encoder_pictures, flat, planes, tiles
+from medssl.evaluation.config import PicturesConfig
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.maps import agree, nearest, plane, shown_rows
 from medssl.evaluation.metrics import METRICS
@@ -26,7 +27,6 @@ from medssl.evaluation.representation import directions
 from medssl.models.encoders.base import Encoder
 from medssl.review import encoder_pictures as drawing
 from medssl.review.contact_sheet import contact_sheet
-from medssl.study import PicturesConfig
 
 SITES = ("scanner", "site")  # groups that should not be visible in an embedding map
 TILE = 224  # pixels

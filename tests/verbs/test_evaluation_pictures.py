@@ -15,12 +15,12 @@ from medssl.core.types import Role
 from medssl.data.prepare import PrepareConfig, prepare
 from medssl.data.prepared import Prepared
 from medssl.engine.scoring import embed
+from medssl.evaluation.config import PicturesConfig
 from medssl.evaluation.fits import knn_fit
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.problem import Kind, Problem
 from medssl.models.build import build_encoder
 from medssl.models.encoders.base import ENCODERS, Encoder
-from medssl.study import PicturesConfig
 from medssl.verbs.pictures import chosen, draw_pictures
 
 CPU = torch.device("cpu")
