@@ -74,21 +74,9 @@ def evaluate(
         raise EvaluationError(f"none of {len(problem)} rows is of role dev; probes train on dev patients only")
     rows = {role: problem.rows(role) for role in Role}
     counts = {role: class_patients(problem, found) for role, found in rows.items()}
-    scores: dict[str, dict[str, Score]] = {}
-    differences: dict[str, Score] = {}
+    scores, differences = dict[str, dict[str, Score]](), dict[str, Score]()
     if measurable(problem, counts, rule):
-        judge = Judge(problem, metric, level, seed, num_resamples)
-        given = {
-            name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
-        }
-        few = {name: few_labels(problem, fit, rule, seed) for name, fit in systems.learners.items()}
-        scores = {name: {probe: judge.score(p) for probe, p in found.items()} for name, found in given.items()}
-        for name, predictions in few.items():
-            scores.setdefault(name, {})[FEW] = judge.score(predictions)
-        ours = given[ENCODER][deciding(given[ENCODER])]
-        differences = {
-            name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
-        } | {name: judge.difference(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
+        scores, differences = _judged(Judge(problem, metric, level, seed, num_resamples), systems, rule)
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
         task=problem.task,
@@ -106,6 +94,22 @@ def evaluate(
         rule=rule,
         kind=problem.kind,
     )
+
+
+def _judged(judge: Judge, systems: Systems, rule: GateRule) -> tuple[dict[str, dict[str, Score]], dict[str, Score]]:
+    """Return the scores by system and probe, and encoder minus each baseline."""
+    given = {
+        name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
+    }
+    few = {name: few_labels(judge.problem, fit, rule, judge.seed) for name, fit in systems.learners.items()}
+    scores = {name: {probe: judge.score(p) for probe, p in found.items()} for name, found in given.items()}
+    for name, predictions in few.items():
+        scores.setdefault(name, {})[FEW] = judge.score(predictions)
+    ours = given[ENCODER][deciding(given[ENCODER])]
+    differences = {
+        name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
+    } | {name: judge.difference(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
+    return scores, differences
 
 
 def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:

@@ -34,6 +34,7 @@ from torch import nn
 from medssl.core.files import read_json, write_json
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
+from medssl.evaluation.choosing import Tuning
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
@@ -167,7 +168,8 @@ def supervised(out: Path, study: Study, seed: int) -> Path:
     about = {"name": study.encoder.name, "config": study.encoder.config.data()}
     nobody = FoundEncoder(nn.Identity(), about, name, None)  # type: ignore[arg-type]
     subject = Subject.of(study, Pool.open(study.pool), nobody, TASK)
-    learner = learners(study, nobody, subject.data, TASK, subject.problem)[SMALL_RESNET]
+    taught = learners(study, nobody, subject.data, TASK, subject.problem, tuning=Tuning(least=400, most=600))
+    learner = taught[SMALL_RESNET]
     dev, val = (subject.problem.rows(role) for role in (Role.DEV, Role.VAL))
     trail = learner.trained(dev, val, 3e-3, seed)
     print(f"{name}: AUROC of val {trail.best[0]:.3f} at step {trail.kept_step} of {trail.steps}", flush=True)
