@@ -71,6 +71,7 @@ def running(
         params = study.data() | {name: getattr(own, name).data() for name in ("encoder", "method", "loop")}
         params = {k: v for k, v in params.items() if k not in PRIVATE}
         params["evaluation"]["external"] = sorted(study.evaluation.external)  # their names, not where they are
+        params["evaluation"]["audit"]["source"] = study.evaluation.audit.source is not None
         came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
         linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
         journal = Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)

@@ -75,6 +75,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
     study, config, problem = subject.study, subject.study.evaluation, subject.problem
     how: dict[str, Any] = {"seed": study.seed, "num_resamples": config.bootstrap}
     how |= {"metric": subject.metric, "level": config.level}
+    external = _external(subject)  # what is wrong with another pool is said before the long part
     found = measure(problem, subject.systems(), rule=config.gate, **how)
     audits = audit(
         study, subject.pool, subject.found, subject.everything, subject.data, problem,
@@ -84,7 +85,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
     found = found.audited(audits)
     data = found.to_json()
     if found.systems:
-        data |= _details(subject, how) | {"others": _compared(subject, others), "external": _external(subject)}
+        data |= _details(subject, how) | {"others": _compared(subject, others), "external": external}
     return found, data
 
 

@@ -51,8 +51,9 @@ def runs(folder: Path) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def data(folder: Path, runs: tuple[str, str]) -> dict[str, Any]:
-    asked = f"evaluation.external={{elsewhere: {folder / 'elsewhere'}}}", "evaluation.attentive=true"
-    return evaluate(study_of(folder, *asked), encoder=runs).data
+    elsewhere = folder / "elsewhere"
+    asked = f"evaluation.external={{elsewhere: {elsewhere}}}", f"evaluation.audit.source={elsewhere}"
+    return evaluate(study_of(folder, *asked, "evaluation.attentive=true"), encoder=runs).data
 
 
 def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_this_one(
@@ -80,6 +81,16 @@ def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_thi
     predicted = fits.linear_fit(both, x)(dev, val, len(here) + np.arange(len(new)), study.seed)
     auroc = metric_named(DEFAULT_METRIC[Kind.CLASSES])(theirs.truth[new], predicted, np.ones((1, len(new))))[0]
     assert there["systems"]["encoder"]["value"] == pytest.approx(auroc, abs=1e-6)
+
+
+def test_where_other_pools_lie_is_in_no_run(folder: Path, data: dict[str, Any]) -> None:
+    run = folder / "workspace" / "runs" / data["run"]
+    assert not [
+        file.name
+        for file in run.iterdir()
+        if file.is_file() and str(folder / "elsewhere").encode() in file.read_bytes()
+    ]
+    assert "elsewhere" in (run / "journal.jsonl").read_text()
 
 
 def test_a_pool_of_the_same_patients_or_without_labels_is_no_other_pool(
