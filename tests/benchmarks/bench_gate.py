@@ -129,12 +129,12 @@ def trained(out: Path, study: Study) -> Path:
     return out / "runs" / "runs" / str(read_json(mark)["run"])
 
 
-def saved(out: Path, name: str, encoder: nn.Module, study: Study, **more: Any) -> Path:
+def saved(out: Path, mark: str, encoder: nn.Module, study: Study, **more: Any) -> Path:
     """Write an encoder as a pretraining would have left it."""
-    folder = out / "encoders" / name
+    folder = out / "encoders" / mark
     folder.mkdir(parents=True, exist_ok=True)
     about = {"name": study.encoder.name, "config": study.encoder.config.data(), "prepare": study.prepare.data()}
-    save_encoder(encoder, folder, {**about, "fingerprint": name, **more})  # type: ignore[arg-type]
+    save_encoder(encoder, folder, {**about, "fingerprint": mark, **more})  # type: ignore[arg-type]
     return folder
 
 
