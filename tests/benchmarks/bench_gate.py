@@ -195,8 +195,6 @@ def cells(out: Path, name: str) -> Iterator[Cell]:
     mae = study_of(out, name, pool)
     for seed in (1, 2):
         yield Cell(name, f"supervised {seed}", "go", supervised(out, mae, seed))
-    for method, seed in [("mae", 0), ("mae", 1), ("moco_v3", 0), ("dino", 0), ("rotation", 0)]:
-        yield Cell(name, f"{method} {seed}", "", trained(out, study_of(out, name, pool, method, seed)))
     geometry = prepare(Pool.open(pool), mae.prepare).geometry
     for seed in (11, 12, 13):
         encoder = build_encoder(mae.encoder.name, mae.encoder.config, geometry, seed=seed)
@@ -207,6 +205,8 @@ def cells(out: Path, name: str) -> Iterator[Cell]:
     other = ELSEWHERE[name]
     there = trained(out, study_of(out, other, pool_of(out, other), like=name))
     yield Cell(name, f"mae of {other}", "no_go", there)
+    for method, seed in [("mae", 0), ("mae", 1), ("moco_v3", 0), ("dino", 0), ("rotation", 0)]:
+        yield Cell(name, f"{method} {seed}", "", trained(out, study_of(out, name, pool, method, seed)))
 
 
 def judged(out: Path, cell: Cell) -> dict[str, Any]:
