@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,10 @@ def patient_bootstrap(
     measure = metric_named(metric)
 
     def figure(weights: Floats) -> Floats:
-        return _mean(measure, truth, predictions, weights)
+        return mean_of(measure, truth, predictions, weights)
 
-    return score_of(metric, figure, patients, seed=seed, num=num, level=level, fraction=measure.fraction)
+    given: dict[str, Any] = {"seed": seed, "num": num, "level": level, "sides": sides(metric, truth, patients)}
+    return score_of(metric, figure, patients, fraction=measure.fraction, **given)
 
 
 def paired_difference(
@@ -61,18 +63,55 @@ def paired_difference(
     seed: int,
     num: int = 1000,
     level: float = 0.95,
+    over_draws: bool = False,
 ) -> Score:
     """Return by how much ``a`` is better than ``b``, both measured on the same resampled patients; arguments as above.
 
-    ``metric(a) - metric(b)`` where higher is better, else ``metric(b) - metric(a)``, called a reduction.
+    ``metric(a) - metric(b)`` where higher is better, else ``metric(b) - metric(a)``, called a reduction. With
+    ``over_draws`` the interval is for other draws of training labels too, not for these ones alone: the deviation
+    between the differences of the draws adds to that between patients.
+
+    Two different predictions that come out equal in every resample (both perfect, say) are bounded as Clopper and
+    Pearson bound what never happened.
     """
     measure = metric_named(metric)
     word, sign = ("difference", 1) if measure.higher_is_better else ("reduction", -1)
 
     def figure(weights: Floats) -> Floats:
-        return sign * (_mean(measure, truth, a, weights) - _mean(measure, truth, b, weights))
+        return sign * (mean_of(measure, truth, a, weights) - mean_of(measure, truth, b, weights))
 
-    return score_of(f"{metric} {word}", figure, patients, seed=seed, num=num, level=level)
+    found = sides(metric, truth, patients)
+    score = score_of(f"{metric} {word}", figure, patients, seed=seed, num=num, level=level, sides=found)
+    if score.low == score.high and measure.fraction and not np.array_equal(a, b):
+        bound = 1 - ((1 - level) / 2) ** (1 / min(found))
+        return replace(score, low=score.value - bound, high=score.value + bound)
+    if not (over_draws and a.ndim == b.ndim == 3 and len(a) == len(b) > 1):
+        return score
+    whole = np.ones((1, len(truth)))
+    each = [measure(truth, one, whole)[0] - measure(truth, other, whole)[0] for one, other in zip(a, b, strict=True)]
+    reach = float(stats.t.ppf((1 + level) / 2, len(each) - 1) * np.std(each, ddof=1) / np.sqrt(len(each)))
+    low, high = np.hypot(score.value - score.low, reach), np.hypot(score.high - score.value, reach)
+    return replace(score, low=float(score.value - low), high=float(score.value + high))
+
+
+def sides(metric: str, truth: NDArray[Any], patients: Sequence[Any] | NDArray[Any]) -> tuple[int, ...]:
+    """Return how many patients a metric rests on: those of each class (with and without each finding), or all."""
+    people = np.asarray(patients)
+    if not metric_named(metric).by_class:
+        return (len(np.unique(people)),)
+    columns = np.asarray(truth).reshape(len(people), -1).T
+    having = [column == value for column in columns for value in np.unique(column)]
+    return tuple(len(np.unique(people[rows])) for rows in having)
+
+
+def freedom(found: Sequence[int]) -> float:
+    """Return the degrees of freedom of an interval that rests on so many patients of each class.
+
+    Welch and Satterthwaite's (Biometrics Bulletin 2, 1946), each class adding a variance that goes with one over its
+    patients: with 5 of 300 patients ill there are 4, not 299.
+    """
+    num = np.asarray(found, np.float64)
+    return float(max((1 / num).sum() ** 2 / (1 / num**2 / np.maximum(num - 1, 1)).sum(), 1.0))
 
 
 def mean_bootstrap(
@@ -113,11 +152,12 @@ def score_of(
     level: float = 0.95,
     comparisons: int = 1,
     fraction: bool = False,
+    sides: Sequence[int] = (),
 ) -> Score:
     """Return any figure of weighted rows with its interval over resampled patients; arguments and errors as above.
 
     ``comparisons`` is how many figures this one was picked from: its interval then holds for all at once (Bonferroni).
-    ``fraction`` says that the figure lies in [0, 1].
+    ``fraction`` says that the figure lies in [0, 1], ``sides`` what it rests on, where that is not all patients alike.
     """
     value, values = resampled(figure, patients, seed=seed, num=num)
     if np.isnan(value):
@@ -127,7 +167,7 @@ def score_of(
     if 2 * len(values) < num:
         raise EvaluationError(f"{name}: only {len(values)} of {num} resamples hold every class; label more patients")
     num_patients = len(np.unique(np.asarray(patients)))
-    low, high = _interval(value, values, num_patients, 1 - (1 - level) / comparisons, fraction=fraction)
+    low, high = _interval(value, values, sides or (num_patients,), 1 - (1 - level) / comparisons, fraction=fraction)
     return Score(name, value, low, high, num_patients, level)
 
 
@@ -152,38 +192,41 @@ def weightings(patients: Sequence[Any] | NDArray[Any], *, seed: int, num: int) -
         yield _counts(rng, min(step, num - done), len(unique))[:, patient]
 
 
-def tails(level: float, num_patients: int) -> tuple[float, float]:
+def tails(level: float, found: Sequence[int]) -> tuple[float, float]:
     """Return the quantiles at which resamples bound an interval: wider on few patients, as t is wider than normal.
 
     Resamples spread as the patients do, by sqrt((n - 1) / n) too little, and know of no estimated spread: the expanded
-    percentile interval (Hesterberg, arXiv:1411.5279) makes up for both.
+    percentile interval (Hesterberg, arXiv:1411.5279) makes up for both. ``found`` are the ``sides``.
     """
-    if num_patients < 2:
+    if sum(found) < 2:
         return 0.0, 1.0
-    t = float(stats.t.ppf((1 + level) / 2, num_patients - 1))
-    tail = float(stats.norm.cdf(-t * np.sqrt(num_patients / (num_patients - 1))))
+    free = freedom(found)
+    tail = float(stats.norm.cdf(-stats.t.ppf((1 + level) / 2, free) * np.sqrt((free + 1) / free)))
     return tail, 1 - tail
 
 
-def _interval(value: float, values: Floats, num_patients: int, level: float, *, fraction: bool) -> tuple[float, float]:
+def _interval(
+    value: float, values: Floats, found: Sequence[int], level: float, *, fraction: bool
+) -> tuple[float, float]:
     """Return bounds that cover on few patients too, as tests/benchmarks/bench_intervals.py measures.
 
     A fraction: value and bootstrap standard error on the logit scale, with quantiles of t, since percentiles stay too
     close to 1 (of an AUROC of .95 among 20 patients they cover 82 %, this 95 %). Where it is 0 or 1 in every resample:
-    Clopper and Pearson (1934), a patient counting as one trial. Any other figure: ``tails``.
+    Clopper and Pearson (1934), a patient of the rarest class counting as one trial. Any other figure: ``tails``.
     """
-    if fraction and num_patients > 1 and 0 < value < 1:
-        t = float(stats.t.ppf((1 + level) / 2, num_patients - 1))
+    if fraction and sum(found) > 1 and 0 < value < 1:
+        t = float(stats.t.ppf((1 + level) / 2, freedom(found)))
         centre, reach = special.logit(value), t * values.std() / (value * (1 - value))
         return float(special.expit(centre - reach)), float(special.expit(centre + reach))
     if fraction and value in (0, 1) and np.ptp(values) == 0:
-        bound = ((1 - level) / 2) ** (1 / num_patients)
+        bound = ((1 - level) / 2) ** (1 / min(found))
         return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
-    low, high = np.quantile(values, tails(level, num_patients))
+    low, high = np.quantile(values, tails(level, found))
     return float(low), float(high)
 
 
-def _mean(measure: Metric, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
+def mean_of(measure: Metric, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
+    """Return a metric of ``N K`` predictions, or the mean of those of ``S N K``, ``R``."""
     draws = predictions if predictions.ndim == 3 else predictions[None]
     return np.asarray(np.mean([measure(truth, one, weights) for one in draws], axis=0))
 

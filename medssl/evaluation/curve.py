@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from medssl.core.errors import EvaluationError
 from medssl.core.score import Score
-from medssl.evaluation.bootstrap import tails, weightings
+from medssl.evaluation.bootstrap import sides, tails, weightings
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Floats
@@ -185,7 +185,7 @@ def labels_to(judge: Judge, lines: Sequence[Line], predicted: Predicted, target:
     """
     values = {name: _resampled(judge, by) for name, by in predicted.items()}  # F R, the first column all patients
     goal = values[target][-1]
-    low, high = tails(0.95, len(np.unique(judge.units.patients)))
+    low, high = tails(0.95, sides(judge.metric, judge.units.truth, judge.units.patients))
     rising = metric_named(judge.metric).higher_is_better
     found = []
     for line in lines:
@@ -232,7 +232,8 @@ def _resampled(judge: Judge, by_fraction: Mapping[float, Floats]) -> Floats:
 def disagreements(judge: Judge, lines: Sequence[Line], predicted: Predicted) -> tuple[Disagreement, ...]:
     """Compare the order of encoders by probe with that by training, at each fraction; nothing below two encoders."""
     used = {use: {line.encoder: line for line in lines if line.use is use} for use in (Use.PROBE, Use.TUNED)}
-    encoders = tuple(name for name in used[Use.PROBE] if name in used[Use.TUNED])
+    learnt = {line.encoder for line in lines if not line.baseline}  # how training ranks an untrained one is no question
+    encoders = tuple(name for name in used[Use.PROBE] if name in used[Use.TUNED] and name in learnt)
     if len(encoders) < 2:
         return ()
     sign = 1 if metric_named(judge.metric).higher_is_better else -1

@@ -68,7 +68,7 @@ def same_look(features: NDArray[Any], roles: NDArray[np.str_], look: Look) -> ND
 def duplicate_audit(
     copies: dict[str, NDArray[np.bool_]], num_test: int, judge: Judge | None, encoder: Floats | None
 ) -> Audit:
-    """Ask how many test images are copies of what was learnt from; a warning where one is, or 1 % look like one.
+    """Ask how many test images are copies of what was learnt from; a warning where one is, or two and 1 % look like it.
 
     Args:
         copies: by how they were found (``exact``, ``hash``, ``look``), which rows of the judge's problem are, ``N``.
@@ -79,7 +79,7 @@ def duplicate_audit(
     counts = {name: int(found.sum()) for name, found in copies.items()}
     any_copy = np.any(list(copies.values()), axis=0)
     num = int(any_copy.sum())
-    warning = counts.get("exact", 0) > 0 or num > 0.01 * num_test
+    warning = counts.get("exact", 0) > 0 or (num > 1 and num > 0.01 * num_test)  # one may look alike by chance
     finding = f"{num} of {num_test} test images are copies of dev or val images"
     finding += f" ({', '.join(f'{name}: {count}' for name, count in counts.items())})" if num else ""
     scores = {}

@@ -75,8 +75,11 @@ def evaluate(
     rows = {role: problem.rows(role) for role in Role}
     counts = {role: class_patients(problem, found) for role, found in rows.items()}
     scores, differences = dict[str, dict[str, Score]](), dict[str, Score]()
+    unit = 1.0
     if measurable(problem, counts, rule):
-        scores, differences = _judged(Judge(problem, metric, level, seed, num_resamples), systems, rule)
+        judge = Judge(problem, metric, level, seed, num_resamples)
+        scores, differences = _judged(judge, systems, rule)
+        unit = judge.score(judge.chance()).value if metric == "mae" else 1.0
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
         task=problem.task,
@@ -93,11 +96,12 @@ def evaluate(
         rankme=rankme(encoder),
         rule=rule,
         kind=problem.kind,
+        unit=unit,
     )
 
 
 def _judged(judge: Judge, systems: Systems, rule: GateRule) -> tuple[dict[str, dict[str, Score]], dict[str, Score]]:
-    """Return the scores by system and probe, and encoder minus each baseline."""
+    """Return the scores by system and probe, and encoder minus each baseline (``…_few``: both with few labels)."""
     given = {
         name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
     }
@@ -108,7 +112,11 @@ def _judged(judge: Judge, systems: Systems, rule: GateRule) -> tuple[dict[str, d
     ours = given[ENCODER][deciding(given[ENCODER])]
     differences = {
         name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
-    } | {name: judge.difference(few[ENCODER], found) for name, found in few.items() if name != ENCODER}
+    } | {
+        f"{name}_{FEW}" if name in given else name: judge.difference(few[ENCODER], found, over_draws=True)
+        for name, found in few.items()
+        if name != ENCODER
+    }
     return scores, differences
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ def finite(name: str, features: NDArray[Any], num: int) -> NDArray[Any]:
     if bad.any():
         raise EvaluationError(f"{name}: {bad.sum()} of {num} rows are not finite, first row {bad.argmax()}")
     return flat
+
+
+def several(fits: Sequence[Fit]) -> Fit:
+    """Return what each of ``S`` equal systems predicts, ``S M K``: their figure is the mean of theirs."""
+    return fits[0] if len(fits) == 1 else lambda *given: np.stack([fit(*given) for fit in fits])
 
 
 def linear_fit(problem: Problem, features: NDArray[Any], name: str = "features") -> Fit:

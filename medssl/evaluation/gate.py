@@ -24,17 +24,24 @@ NAMES = {
     "pixels": "raw pixels",
     "scratch": "the same network from scratch",
     "small_resnet": "a small ResNet from scratch",
+    "pixels_few": "raw pixels, both with few labels",
     "frame": "the frame of the image alone",
     "corners": "the corners of the image alone",
     "thumbnail": "a 4 x 4 thumbnail",
 }
 
 
+FROM_SCRATCH = frozenset({"scratch", "small_resnet"})
+
+
 class GateRule(Config):
-    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters, in its unit.
+    """What an encoder must show; ``margin`` is the smallest difference of the metric that matters.
+
+    Errors in the unit of the labels (MAE) are taken as a share of what a constant guess has.
 
     Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times. Without a
-    comparison with each of ``required`` there is no decision. With ``shortcut``, an encoder that is better than the
+    comparison with each of ``required`` there is no decision; networks learn classes alone, so for other labels none
+    from scratch is asked for, and the verdict says so. With ``shortcut``, an encoder that is better than the
     random one only while it sees the frame of the image is refused. Audits named in ``refuse_on`` refuse an encoder
     when they warn; the warnings of others are said, and decide nothing.
     """
@@ -44,7 +51,7 @@ class GateRule(Config):
     min_test_patients: Annotated[int, Field(ge=1)] = 20
     min_test_patients_per_class: Annotated[int, Field(ge=1)] = 5
     budget: Annotated[int, Field(ge=2)] = 100
-    draws: Annotated[int, Field(ge=1)] = 3
+    draws: Annotated[int, Field(ge=1)] = 5
     min_feature_std: Annotated[float, Field(ge=0)] = 0.01
     min_rankme: Annotated[float, Field(ge=1)] = 2.0
     required: tuple[str, ...] = ("random", "pixels", "small_resnet")
@@ -77,8 +84,8 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
        with few labels where the baseline learns from scratch). ``no_go`` as soon as one comparison says no, ``go`` when
        all say yes, else ``undecided``:
 
-       - *no*: the loss is proven (even one inside the margin), or the point estimate is below minus the margin (a
-         likely loss that matters is not for the user to discover later);
+       - *no*: the loss is proven (even one inside the margin); a loss that may be chance is *undecided*, which says
+         how many patients would settle it;
        - *random encoder, yes*: the whole interval is above 0 (superior: pretraining did something), or both probes
          are at the ceiling and the interval is above minus the margin (nothing was left to win);
        - *random encoder, no*: otherwise, below the ceiling, the whole interval is below the margin (shown to be as
@@ -107,14 +114,22 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     judged = {name: evaluation.comparison(name) for name in evaluation.differences}
     covered = evaluation.covered if rule.shortcut else {}
     num = len(judged) + len(covered)
-    findings = [_compare(evaluation.metric, name, found, rule, num) for name, found in judged.items()]
-    findings += [_compare_covered(evaluation.metric, name, found, rule, num) for name, found in covered.items()]
+    margin, metric = rule.margin * evaluation.unit, evaluation.metric
+    asked = {name: Asked(metric, name, margin, num, _at_ceiling(metric, found, rule)) for name, found in judged.items()}
+    verdicts = {name: _compare(asked[name], found) for name, found in judged.items()}
+    findings = list(verdicts.values())
+    for name, found in covered.items():
+        led = name in verdicts and verdicts[name].decision is Decision.GO
+        question = Asked(metric, name, margin, num, _at_ceiling(metric, found, rule))
+        findings.append(_compare_covered(question, found, led=led))
     findings += [
         Verdict(Decision.NO_GO, (f"The rule refuses an encoder of which the audit {name!r} warns.",))
         for name in rule.refuse_on
         if name in evaluation.warnings
     ]
-    absent = [_named(name) for name in rule.required if name not in evaluation.differences]
+    learns = evaluation.kind in (Kind.CLASSES, Kind.ORDINAL)
+    required = [name for name in rule.required if learns or name not in FROM_SCRATCH]
+    absent = [_named(name) for name in required if name not in evaluation.differences]
     if absent:
         findings.append(Verdict(Decision.UNDECIDED, (f"The encoder was not compared with {' and '.join(absent)}.",)))
     said = {f.decision for f in findings} or {Decision.UNDECIDED}
@@ -122,6 +137,8 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     reasons = tuple(reason for f in findings if f.decision is decision for reason in f.reasons)
     if decision is Decision.GO and rule.shortcut and not covered:
         reasons += ("Whether it needs the frame of the image is not known: nothing was compared with it covered.",)
+    if decision is Decision.GO and not learns:
+        reasons += (f"Networks learn classes alone: no one from scratch stands beside it on {evaluation.kind} labels.",)
     return Verdict(decision, (*reasons, *warned))
 
 
@@ -164,34 +181,49 @@ def _named(baseline: str) -> str:
     return NAMES.get(baseline, f"the baseline {baseline!r}")
 
 
-def _compare(metric: str, name: str, found: Comparison, rule: GateRule, num: int) -> Verdict:
-    """Judge one of ``num`` comparisons."""
-    difference, other = found.difference, _named(name)
-    top = _at_ceiling(metric, found, rule)
-    needed = 0.0 if name == "random" and not top else -rule.margin
-    if _lost(difference, num) or difference.value < -rule.margin:
+@dataclass(frozen=True)
+class Asked:
+    """One of ``num`` questions about a baseline; ``margin`` is in the metric's unit; ``top``: both at the ceiling."""
+
+    metric: str
+    name: str
+    margin: float
+    num: int
+    top: bool
+
+    @property
+    def is_random(self) -> bool:
+        """Whether there is a lead to be shown, not only no loss."""
+        return self.name == "random" and not self.top
+
+
+def _compare(asked: Asked, found: Comparison) -> Verdict:
+    difference, other = found.difference, _named(asked.name)
+    needed = 0.0 if asked.is_random else -asked.margin
+    if _lost(difference, asked.num):
         decision, finding = Decision.NO_GO, "is worse than"
     elif difference.low > needed:
-        at_least = "is at the ceiling, as is" if top else f"is not worse (by {rule.margin:g}) than"
+        at_least = "is at the ceiling, as is" if asked.top else f"is not worse (by {asked.margin:.3g}) than"
         decision, finding = Decision.GO, "is better than" if needed == 0 else at_least
-    elif name == "random" and not top and difference.high < rule.margin:
-        decision, finding = Decision.NO_GO, f"is no better (by {rule.margin:g}) than"
+    elif asked.is_random and difference.high < asked.margin:
+        decision, finding = Decision.NO_GO, f"is no better (by {asked.margin:.3g}) than"
     else:
         decision, finding = Decision.UNDECIDED, "is not yet told apart from"
     advice = _advice(difference, needed) if decision is Decision.UNDECIDED else ""
     return Verdict(decision, (f"The encoder {finding} {other}: {_figures(found)}.{advice}",))
 
 
-def _compare_covered(metric: str, name: str, found: Comparison, rule: GateRule, num: int) -> Verdict:
-    """Judge one of ``num`` comparisons, made with the frame covered."""
-    difference, other = found.difference, _named(name)
-    decides = name == "random" and not _at_ceiling(metric, found, rule)
-    no_better = decides and difference.high < rule.margin
-    vanished = decides and found.vanished
-    if _lost(difference, num, by=rule.margin) or no_better or vanished:
+def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
+    """Judge a comparison made with the frame covered; ``led``: whether the encoder passed with the frame in sight."""
+    difference, other = found.difference, _named(asked.name)
+    no_better = asked.is_random and difference.high < asked.margin
+    vanished = asked.is_random and found.vanished
+    if _lost(difference, asked.num, by=asked.margin) or no_better or vanished:
         decision = Decision.NO_GO
         finding = f"holds its own against {other} only while it sees the frame of the image; with the frame covered"
-    elif difference.low > 0 or not decides:
+        if not led:
+            finding = f"is no better than {other} with the frame of every image covered, either"
+    elif difference.low > 0 or not asked.is_random:
         how = "is better than" if difference.low > 0 else "is not shown to be worse than"
         decision, finding = Decision.GO, f"{how} {other} with the frame of every image covered, too"
     else:
@@ -221,10 +253,12 @@ def _figures(found: Comparison) -> str:
 
 def _advice(difference: Score, needed: float) -> str:
     """Say how many test patients would settle a difference of this size; an interval narrows with their root."""
-    slack = difference.value - needed
+    slack, reach = difference.value - needed, difference.value - difference.low
+    if difference.value < 0 and slack <= 0:  # a loss: proven once the interval ends below 0
+        slack, reach = -difference.value, difference.high - difference.value
     if slack <= 0:
         return ""
-    patients = difference.n * ((difference.value - difference.low) / slack) ** 2
+    patients = difference.n * (reach / slack) ** 2
     if patients > 100 * difference.n:
         return ""
     return f" About {ceil(patients / 10) * 10} labelled test patients would settle a difference of this size."

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap, score_of
+from medssl.evaluation.bootstrap import mean_of, paired_difference, patient_bootstrap, score_of, sides
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.units import Level, Units
@@ -65,10 +65,10 @@ class Judge:
         """Return the metric."""
         return patient_bootstrap(self.metric, self.units.truth, self.units.mean(predictions), **self._how)
 
-    def difference(self, a: Floats, b: Floats) -> Score:
-        """Return by how much ``a`` is better than ``b``, by one paired bootstrap."""
-        mean = self.units.mean
-        return paired_difference(self.metric, self.units.truth, mean(a), mean(b), **self._how)
+    def difference(self, a: Floats, b: Floats, *, over_draws: bool = False) -> Score:
+        """Return by how much ``a`` is better than ``b``, by one paired bootstrap; see ``paired_difference``."""
+        given = map(self.units.mean, (a, b))
+        return paired_difference(self.metric, self.units.truth, *given, **self._how, over_draws=over_draws)
 
     def lost(self, a: Floats, b: Floats, later_a: Floats, later_b: Floats) -> Score:
         """Return by how much the lead of ``a`` over ``b`` is larger than that of ``later_a`` over ``later_b``."""
@@ -77,9 +77,10 @@ class Judge:
         signed = list(zip((sign, -sign, -sign, sign), map(self.units.mean, (a, b, later_a, later_b)), strict=True))
 
         def figure(weights: Floats) -> Floats:
-            return np.asarray(sum(each * measure(self.units.truth, p, weights) for each, p in signed))
+            return np.asarray(sum(each * mean_of(measure, self.units.truth, p, weights) for each, p in signed))
 
-        return score_of(f"{self.metric} lead lost", figure, **self._how)
+        rests_on = sides(self.metric, self.units.truth, self.units.patients)
+        return score_of(f"{self.metric} lead lost", figure, **self._how, sides=rests_on)
 
     def chance(self) -> Floats:
         """Return the same prediction for everyone, ``M K``: the shares of the classes of dev, or its mean number."""

@@ -31,12 +31,14 @@ class Metric:
         kinds: of task that it judges.
         higher_is_better: else lower is, and differences are turned so that positive is better.
         fraction: whether it lies in [0, 1], which its interval must not leave.
+        by_class: whether every class counts alike, however rare: then its interval is as wide as the rarest makes it.
     """
 
     measure: Measure
     kinds: frozenset[Kind]
     higher_is_better: bool = True
     fraction: bool = False
+    by_class: bool = False
 
     def __call__(self, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
         """Return ``R`` values."""
@@ -47,12 +49,12 @@ PRESENT = frozenset({CLASSES, ORDINAL, FINDINGS})
 EXCLUSIVE = frozenset({CLASSES, ORDINAL})
 
 METRICS: Mapping[str, Metric] = {
-    "auroc": Metric(discrimination.auroc, PRESENT, fraction=True),
-    "auprc": Metric(discrimination.auprc, PRESENT, fraction=True),
-    "balanced_accuracy": Metric(discrimination.balanced_accuracy, EXCLUSIVE, fraction=True),
-    "f1": Metric(discrimination.f1, PRESENT, fraction=True),
-    "sensitivity_at_90": Metric(discrimination.sensitivity_at(0.90), PRESENT, fraction=True),
-    "sensitivity_at_95": Metric(discrimination.sensitivity_at(0.95), PRESENT, fraction=True),
+    "auroc": Metric(discrimination.auroc, PRESENT, fraction=True, by_class=True),
+    "auprc": Metric(discrimination.auprc, PRESENT, fraction=True, by_class=True),
+    "balanced_accuracy": Metric(discrimination.balanced_accuracy, EXCLUSIVE, fraction=True, by_class=True),
+    "f1": Metric(discrimination.f1, PRESENT, fraction=True, by_class=True),
+    "sensitivity_at_90": Metric(discrimination.sensitivity_at(0.90), PRESENT, fraction=True, by_class=True),
+    "sensitivity_at_95": Metric(discrimination.sensitivity_at(0.95), PRESENT, fraction=True, by_class=True),
     "brier": Metric(calibration.brier, PRESENT, higher_is_better=False),
     "log_loss": Metric(calibration.log_loss, EXCLUSIVE, higher_is_better=False),
     "ece": Metric(calibration.ece, EXCLUSIVE, higher_is_better=False, fraction=True),

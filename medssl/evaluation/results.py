@@ -49,7 +49,8 @@ class Evaluation:
 
     ``num_train``, ``num_val``, ``num_test`` count labelled rows (images or volumes); the ``n`` of a ``Score`` and
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
-    deciding probes) are empty where the labels allow no figure; the verdict then says what is missing. ``covered`` are
+    deciding probes; of few labels under ``…_few``) are empty where the labels allow no figure; the verdict then says
+    what is missing. ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
     comparisons with the frame of every image covered, ``warnings`` what the audits warn of, by audit: both come from
     audits, and are empty without.
     """
@@ -68,15 +69,17 @@ class Evaluation:
     rankme: float
     rule: GateRule
     kind: Kind = Kind.CLASSES
+    unit: float = 1.0
     covered: Mapping[str, Comparison] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
 
     def comparison(self, baseline: str) -> Comparison:
         """Return the encoder beside ``baseline``: with few labels, where that is how the baseline was measured."""
-        probe = deciding(self.systems[baseline])
+        system = baseline.removesuffix(f"_{FEW}")
+        probe = deciding(self.systems[system]) if system == baseline else FEW
         ours = self.systems[ENCODER]
         encoder = ours[FEW] if probe == FEW else ours[deciding(ours)]
-        return Comparison(encoder, self.systems[baseline][probe], self.differences[baseline])
+        return Comparison(encoder, self.systems[system][probe], self.differences[baseline])
 
     def audited(self, audits: Audits) -> Evaluation:
         """Return this evaluation with what the audits found, for the gate to judge by."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medssl.core.errors import EvaluationError
 from medssl.core.score import Score
-from medssl.evaluation.bootstrap import Figure, patient_bootstrap, score_of
+from medssl.evaluation.bootstrap import Figure, patient_bootstrap, score_of, sides
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Floats, Kind, Problem
 from medssl.evaluation.units import Units
@@ -135,13 +135,15 @@ def _values(group: str, column: NDArray[np.str_]) -> NDArray[Any]:
 def _lacking(problem: Problem, units: Units, member: NDArray[np.bool_], min_patients: int) -> str:
     truth, patients = units.truth[member], units.patients[member]
     if problem.kind is Kind.REGRESSION:
-        sides: Mapping[str, NDArray[np.bool_]] = {"": np.ones(len(truth), np.bool_)}
+        having: Mapping[str, NDArray[np.bool_]] = {"": np.ones(len(truth), np.bool_)}
     elif problem.kind is Kind.MULTILABEL:
         columns = dict(zip(problem.names, truth.T, strict=True))
-        sides = {f"with {n}": c == 1 for n, c in columns.items()} | {f"without {n}": c == 0 for n, c in columns.items()}
+        having = {f"with {n}": c == 1 for n, c in columns.items()} | {
+            f"without {n}": c == 0 for n, c in columns.items()
+        }
     else:
-        sides = {f"of class {name!r}": truth == i for i, name in enumerate(problem.names)}
-    for name, rows in sides.items():
+        having = {f"of class {name!r}": truth == i for i, name in enumerate(problem.names)}
+    for name, rows in having.items():
         num = len(np.unique(patients[rows]))
         if num < min_patients:
             return " ".join(filter(None, (f"{num} patients", name, f"of {min_patients} needed")))
@@ -166,6 +168,9 @@ def _gap(
         truth = units.truth[member]
         return lambda w: sign * np.mean([measure(truth, p[member], w[:, member]) for p in draws], axis=0)
 
+    def of_group(value: str) -> tuple[int, ...]:
+        return sides(metric, units.truth[scored[value]], units.patients[scored[value]])
+
     one = np.ones((1, len(units.patients)))
     ranked = sorted(scored, key=lambda value: float(within(value)(one)[0]))
     worst, best = within(ranked[0]), within(ranked[-1])
@@ -177,5 +182,6 @@ def _gap(
         seed=seed,
         num=num,
         comparisons=num_pairs,
+        sides=[num for value in (ranked[-1], ranked[0]) for num in of_group(value)],
     )
     return Gap(group, ranked[-1], ranked[0], difference)

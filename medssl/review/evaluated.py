@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from medssl.core.files import read_json
 from medssl.evaluation.curve import Curve
+from medssl.evaluation.results import ENCODER
 from medssl.review import grids
 from medssl.review.findings import Measured, described, latest_of, measured_of, method
-from medssl.review.grids import ENCODER, FIGURES, SYSTEMS, Grid, place
+from medssl.review.grids import FIGURES, SYSTEMS, Grid, place
 from medssl.tracking.records import RunRecord
 
 T = TypeVar("T")

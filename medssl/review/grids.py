@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.core.score import Score
+from medssl.evaluation.results import ENCODER, FEW
 from medssl.review.findings import Measured, score_of
 from medssl.review.words import name, sentence, short, system_name
 
-ENCODER = "encoder"
 SYSTEMS = (ENCODER, "random", "pixels", "frame", "corners", "thumbnail", "scratch", "small_resnet")  # the order shown
 FIGURES = ("linear", "pca", "attentive", "knn", "few", "recall_at_1", "recall_at_5", "map", "nmi", "ari")
 DIFFERENCES = ("difference", "reduction", "rise", "gap")  # the last words of metrics that have a sign
@@ -54,13 +54,14 @@ class Grid:
 
 
 def systems(measured: Sequence[Measured], differences: Sequence[Measured], data: Mapping[str, Any]) -> Grid:
-    """Return a row a system and probe; the difference stands beside the first probe of a system, which decides."""
+    """Return a row a system and probe; the difference stands beside the probe that it is taken of."""
     left = {found.name: found.score for found in differences}
     metrics = dict.fromkeys(found.score.metric for found in measured)
     rows = []
     for found in measured:
         how = name(found.name) + ("" if len(metrics) == 1 else f", {name(found.score.metric)}")
-        cells = Cell(found.score), Cell(left.pop(found.system, None))
+        few = f"{found.system}_{FEW}"
+        cells = Cell(found.score), Cell(left.pop(few if found.name == FEW and few in left else found.system, None))
         rows.append(Row(f"{sentence(system_name(found.system))}, {how}", cells, found.system == ENCODER))
     rows += [Row(sentence(system_name(who)), (Cell(), Cell(score))) for who, score in left.items()]
     counted = {"dev": data.get("num_train"), "val": data.get("num_val"), "test": data.get("num_test")}

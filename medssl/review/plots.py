@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from medssl.evaluation.results import FEW
 from medssl.review.findings import Measured
 from medssl.review.words import name, system_name
 
@@ -106,8 +107,12 @@ def intervals(measured: Sequence[Measured], differences: Sequence[Measured] = ()
 
 
 def _row_of(difference: Measured, measured: Sequence[Measured]) -> int | None:
-    """Return the row of the system that the encoder is compared with, by the first probe that is shown of it."""
-    return next((i for i, row in enumerate(measured) if row.system == difference.name), None)
+    """Return the row of the system that the encoder is compared with, by the first probe shown of it or few labels."""
+    system = difference.name.removesuffix(f"_{FEW}")
+    for i, row in enumerate(measured):
+        if row.system == system and (system == difference.name or row.name == FEW):
+            return i
+    return None
 
 
 def _curve(axes: Axes, points: NDArray[np.float64], *, smooth: bool) -> None:

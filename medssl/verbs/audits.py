@@ -35,7 +35,7 @@ from medssl.evaluation.view_strength import view_audit
 from medssl.methods.base import METHODS
 from medssl.pool.pool import Pool
 from medssl.study import Study
-from medssl.verbs.context import FoundEncoder, score_folder
+from medssl.verbs.context import UNTRAINED, FoundEncoder, score_folder
 from medssl.verbs.looks import Looks, looked_at
 from medssl.verbs.pretrain import load_method
 
@@ -69,7 +69,8 @@ def audit(
         everything: the prepared pool.
         data: the part of it that ``problem`` is about, in its order.
         problem: what is to be predicted.
-        metric: a name of ``METRICS``; the usual one without. Where lower is better (numbers), R² is what is audited.
+        metric: a name of ``METRICS``; the usual one without. Of numbers R² is what is audited, where lower is
+            better AUROC.
         level: who is judged.
     """
     config, device = study.evaluation.audit, device_for()
@@ -78,11 +79,14 @@ def audit(
     rows = looked_at(problem, config.images, study.seed)
     kept = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(rows).to_list()))
     seed = study.seed
-    untrained = found.untrained(data.geometry, seed)
+    untrained = [found.untrained(data.geometry, seed, which) for which in range(UNTRAINED)]
     folder = score_folder(study, found.fingerprint, "audit")
-    looks = Looks({"encoder": found.encoder, "random": untrained}, kept, problem.only(rows), device, folder)
+    looks = Looks({"encoder": [found.encoder], "random": untrained}, kept, problem.only(rows), device, folder)
     name = metric or DEFAULT_METRIC[problem.kind]
-    name = name if METRICS[name].higher_is_better else {Kind.REGRESSION: "r2"}.get(problem.kind, "auroc")
+    if problem.kind is Kind.REGRESSION:
+        name = "r2"  # a constant guess, with which they compare, has no correlation
+    elif not METRICS[name].higher_is_better:
+        name = "auroc"
     counts = {role: class_patients(looks.problem, looks.problem.rows(role)) for role in Role}
     judge = Judge(looks.problem, name, level, seed, study.evaluation.bootstrap)
     able = judge if measurable(looks.problem, counts, study.evaluation.gate) else None
@@ -148,7 +152,7 @@ def _views(study: Study, found: FoundEncoder, looks: Looks) -> list[Audit]:
     keys = torch.from_numpy(view_keys(study.seed, VIEW_EPOCH, looks.data.keys[dev], 2))
     images = looks.data.images(dev)
     drawn = [draw(images, keys[:, i], view) for i, view in enumerate((views[0], views[min(1, len(views) - 1)]))]
-    pairs = {name: (pooled(e, drawn[0]), pooled(e, drawn[1])) for name, e in looks.encoders.items()}
+    pairs = {name: (pooled(e, drawn[0]), pooled(e, drawn[1])) for name, (e, *_) in looks.encoders.items()}
     how = {"seed": study.seed, "num_resamples": study.evaluation.bootstrap}
     return [view_audit(pairs, patients, comparing=plugin.family in COMPARING, **how)]
 
@@ -192,7 +196,7 @@ def _domain(study: Study, pool: Pool, found: FoundEncoder, looks: Looks, everyth
         return []
     patients = part.catalog.volumes["patient"].to_numpy()
     domains: list[dict[str, Domain]] = [{}, {}]
-    for name, encoder in looks.encoders.items():
+    for name, (encoder, *_) in looks.encoders.items():
         kept = looks.folder / name / "source"
         domains[0][name] = Domain(embed(encoder, part, looks.device, kept, cover=Cover.CONTRAST), patients)
         there = looks.features(name, Cover.CONTRAST)[test]

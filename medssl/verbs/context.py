@@ -10,6 +10,7 @@ from typing import Any
 
 from medssl.core.collectives import rank
 from medssl.core.errors import EncoderError, TrainingError
+from medssl.core.keys import hash_words
 from medssl.core.types import Geometry
 from medssl.engine import checkpoint
 from medssl.engine.distributed import told
@@ -21,6 +22,7 @@ from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
 from medssl.tracking.records import RunRecord, latest, read_runs
 
+UNTRAINED = 3  # encoders with random weights, over whose luck figures are averaged
 PRIVATE = ("pool", "workspace", "tracking", "init")  # paths may hold a user's name, an address a password
 
 
@@ -43,9 +45,12 @@ class FoundEncoder:
         """The link from a run that uses this encoder to the run that made it."""
         return {"pretrain": self.run} if self.run else {}
 
-    def untrained(self, geometry: Geometry, seed: int) -> Encoder:
-        """Return the same architecture with random weights: what pretraining is to be better than."""
-        name = self.about["name"]
+    def untrained(self, geometry: Geometry, seed: int, which: int = 0) -> Encoder:
+        """Return the same architecture with random weights: what pretraining is to be better than.
+
+        Some random weights are luckier than others, so there are as many as one likes, numbered by ``which``.
+        """
+        name, seed = self.about["name"], hash_words("untrained", seed, which) if which else seed
         return build_encoder(name, ENCODERS.load(name).config_class.parse(self.about["config"]), geometry, seed=seed)
 
 

@@ -104,7 +104,7 @@ def systems(
         made[f"{name}.probe"] = _probe(problem, found.encoder, data, kept, name, baseline=is_public)
         if is_new:
             made[f"{fresh}.probe"] = _probe(
-                problem, found.untrained(data.geometry, study.seed), data, kept / "random", fresh
+                problem, found.untrained(data.geometry, study.seed), data, kept / "random" / "0", fresh
             )
         if not problem.kind.exclusive:
             continue

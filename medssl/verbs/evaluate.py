@@ -96,7 +96,7 @@ def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
     few = {name: how[name] for name in ("seed", "num_resamples")}
     made["subgroups"] = subgroups(subject.problem, judge.units, predicted, metric=subject.metric, **few).to_json()
     if subject.problem.kind.exclusive:
-        systems = {**subject.features, "pixels": subject.pixels["pixels"]}
+        systems = {**{name: x for name, (x, *_) in subject.features.items()}, "pixels": subject.pixels["pixels"]}
         made["few_shot"] = few_shot(
             subject.problem, systems, draws=subject.study.evaluation.shot_draws, **how
         ).to_json()
@@ -140,7 +140,7 @@ def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
 
 def _pictures(subject: Subject, folder: Path, *, is_measured: bool) -> None:
     predicted = subject.predicted if is_measured else None
-    features, config = subject.features["encoder"], subject.study.evaluation.pictures
+    features, config = subject.features["encoder"][0], subject.study.evaluation.pictures
     draw_pictures(folder, subject.found.encoder, subject.data, features, subject.judge, config, device_for(), predicted)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from medssl.data.covers import Cover, covered
 from medssl.data.pixels import small_images
 from medssl.data.prepared import Prepared
 from medssl.engine.scoring import embed
-from medssl.evaluation.fits import linear_fit, pca_fit
+from medssl.evaluation.fits import linear_fit, pca_fit, several
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.problem import Floats, Problem, Rows
 from medssl.models.encoders.base import Encoder
@@ -51,26 +51,28 @@ def looked_at(problem: Problem, most: int, seed: int) -> Rows:
 class Looks:
     """What is seen of the images that are audited, by system and by what is covered; made once."""
 
-    encoders: Mapping[str, Encoder]
+    encoders: Mapping[str, Sequence[Encoder]]
     data: Prepared
     problem: Problem
     device: torch.device
     folder: Path
-    made: dict[tuple[str, Cover | None], NDArray[Any]] = field(default_factory=dict)
+    made: dict[tuple[str, Cover | None, int], NDArray[Any]] = field(default_factory=dict)
 
-    def features(self, system: str, cover: Cover | None = None) -> NDArray[Any]:
-        """Return ``N D`` features of an encoder, or ``N C *S`` small images of ``pixels``."""
-        key = (system, cover)
+    def features(self, system: str, cover: Cover | None = None, which: int = 0) -> NDArray[Any]:
+        """Return ``N D`` features of an encoder (``which`` of several), or ``N C *S`` small images of ``pixels``."""
+        key = (system, cover, which)
         if key not in self.made and system == "pixels":
             plain = small_images(self.data) if cover is None else self.features("pixels")
             keys = torch.from_numpy(self.data.keys)
             self.made[key] = plain if cover is None else covered(torch.from_numpy(plain), cover, keys).numpy()
         elif key not in self.made:
-            kept = self.folder / system
-            self.made[key] = embed(self.encoders[system], self.data, self.device, kept, cover=cover)
+            kept = self.folder / system / str(which)
+            self.made[key] = embed(self.encoders[system][which], self.data, self.device, kept, cover=cover)
         return self.made[key]
 
     def predictions(self, judge: Judge, system: str, cover: Cover | None = None) -> Floats:
-        """Return what a probe predicts from that for the rows that are judged."""
-        fit = pca_fit if system == "pixels" else linear_fit
-        return judge.predicted(fit(self.problem, self.features(system, cover), system))
+        """Return what a probe predicts from that for the rows that are judged, ``M K``, ``S M K`` of ``S`` encoders."""
+        if system == "pixels":
+            return judge.predicted(pca_fit(self.problem, self.features(system, cover), system))
+        found = (self.features(system, cover, which) for which in range(len(self.encoders[system])))
+        return judge.predicted(several([linear_fit(self.problem, x, system) for x in found]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from medssl.evaluation.problem import Fit, Floats, Problem
 from medssl.models.encoders.base import TokenEncoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
-from medssl.verbs.context import FoundEncoder, fits_folder, score_folder
+from medssl.verbs.context import UNTRAINED, FoundEncoder, fits_folder, score_folder
 from medssl.verbs.learners import ENCODER, SMALL_RESNET, learners
 
 UNLABELLED = 1000  # dev volumes, enough to see a collapse by
@@ -72,12 +72,13 @@ class Subject:
         return score_folder(self.study, self.found.fingerprint, "evaluate", self.place)
 
     @cached_property
-    def features(self) -> Mapping[str, NDArray[Any]]:
-        """``N D`` of the encoder and of the same one untrained."""
-        device, untrained = device_for(), self.found.untrained(self.data.geometry, self.study.seed)
+    def features(self) -> Mapping[str, Sequence[NDArray[Any]]]:
+        """``N D`` of the encoder, and of several of the same architecture untrained."""
+        device, geometry, kept = device_for(), self.data.geometry, self.kept / "random"
+        untrained = [self.found.untrained(geometry, self.study.seed, which) for which in range(UNTRAINED)]
         return {
-            "encoder": embed(self.found.encoder, self.data, device, self.kept),
-            "random": embed(untrained, self.data, device, self.kept / "random"),
+            "encoder": [embed(self.found.encoder, self.data, device, self.kept)],
+            "random": [embed(one, self.data, device, kept / str(which)) for which, one in enumerate(untrained)],
         }
 
     @cached_property
@@ -89,9 +90,12 @@ class Subject:
     @cached_property
     def probes(self) -> Mapping[str, Mapping[str, Fit]]:
         """The probes of every system with cached features, by system and name."""
-        found: dict[str, dict[str, Fit]] = {
-            name: {"knn": fits.knn_fit(self.problem, x, name), "linear": fits.linear_fit(self.problem, x, name)}
-            for name, x in self.features.items()
+        found = {
+            name: {
+                "knn": fits.several([fits.knn_fit(self.problem, x, name) for x in several]),
+                "linear": fits.several([fits.linear_fit(self.problem, x, name) for x in several]),
+            }
+            for name, several in self.features.items()
         }
         if self.study.evaluation.attentive:
             found["encoder"]["attentive"] = self._attentive()
@@ -126,7 +130,8 @@ class Subject:
             if self.study.evaluation.tuned:
                 ours["fine-tuned"] = kept[ENCODER]
             few = {"encoder": BestOf(self.problem, ours, self.metric), SMALL_RESNET: kept[SMALL_RESNET]}
-        return Systems(self.probes, self.features["encoder"], few)
+            few["pixels"] = self.probes["pixels"]["pca"]
+        return Systems(self.probes, self.features["encoder"][0], few)
 
     def _attentive(self) -> Fit:
         encoder = self.found.encoder
@@ -155,7 +160,7 @@ def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[st
     Raises:
         EvaluationError: the other pool has no label of the task, or only patients of this one.
     """
-    study, task, known = subject.study, subject.problem.task, {*subject.problem.patients.tolist()}
+    study, task, known = subject.study, subject.problem.task, {*subject.everything.catalog.volumes["patient"].to_list()}
     prepared = prepare(Pool.open(folder), study.prepare)
     truth = dict(prepared.catalog.targets(task).iter_rows())
     theirs = prepared.catalog.volumes.select("volume", "patient").iter_rows()
@@ -168,7 +173,9 @@ def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[st
     volumes = pl.concat([subject.data.catalog.volumes[here], judged.select(subject.data.catalog.volumes.columns)])
     problem = problem_of(study, task, volumes, {**subject.truth, **truth})
     probes: dict[str, Fit] = {}
-    for system, x in {**subject.features, **subject.pixels}.items():
-        both = np.concatenate([x[here], {**there.features, **there.pixels}[system]])
-        probes[system] = (fits.pca_fit if system in subject.pixels else fits.linear_fit)(problem, both, system)
+    for system, pixels in subject.pixels.items():
+        probes[system] = fits.pca_fit(problem, np.concatenate([pixels[here], there.pixels[system]]), system)
+    for system, several in subject.features.items():
+        both = [np.concatenate([x[here], y]) for x, y in zip(several, there.features[system], strict=True)]
+        probes[system] = fits.several([fits.linear_fit(problem, x, system) for x in both])
     return problem, probes

@@ -67,7 +67,7 @@ def test_perfect_separation_is_not_sold_as_certainty_and_few_patients_prove_less
         score = patient_bootstrap("auroc", truth, np.eye(2)[truth], np.arange(num), seed=0, num=200)
         assert (score.value, score.high) == (1, 1)
         lows.append(score.low)
-    assert lows == pytest.approx([0.025 ** (1 / num) for num in (10, 40, 200)])
+    assert lows == pytest.approx([0.025 ** (2 / num) for num in (10, 40, 200)])  # half of them of each class
 
 
 def test_an_interval_of_a_fraction_holds_its_value_and_stays_in_0_to_1():

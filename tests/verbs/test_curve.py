@@ -57,7 +57,7 @@ def test_two_encoders_and_all_baselines_are_compared_on_the_same_draws_and_a_sec
     assert {line.system for line in made.lines if not line.baseline} == {
         "first.probe", "first.tuned", "second.probe", "second.tuned",
     }  # fmt: skip
-    assert made.disagreements[0].encoders == ("first", "random", "second")
+    assert made.disagreements[0].encoders == ("first", "second")
     assert {point.patients for line in made.lines for point in line.points[-1:]} == {
         len(np.unique(problem.patients[problem.rows(Role.DEV)]))
     }

@@ -1,5 +1,6 @@
 """What an evaluation may be asked beyond one encoder on one pool: other pools, other encoders, a probe on tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from medssl.evaluation.problem import Kind
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
 from medssl.study import Study, load_study
+from medssl.verbs.context import find_encoder
 from medssl.verbs.evaluate import evaluate
 from medssl.verbs.pretrain import pretrain
-from medssl.verbs.subject import problem_of
+from medssl.verbs.subject import Subject, outside, problem_of
 
 FAST = [
     "evaluation.bootstrap=100",
@@ -81,6 +83,21 @@ def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_thi
     predicted = fits.linear_fit(both, x)(dev, val, len(here) + np.arange(len(new)), study.seed)
     auroc = metric_named(DEFAULT_METRIC[Kind.CLASSES])(theirs.truth[new], predicted, np.ones((1, len(new))))[0]
     assert there["systems"]["encoder"]["value"] == pytest.approx(auroc, abs=1e-6)
+
+
+def test_patients_of_this_pool_are_judged_in_no_other_one_labelled_or_not(folder: Path, runs: tuple[str, str]) -> None:
+    study = study_of(folder)
+    pool = Pool.open(study.pool)
+    subject = Subject.of(study, pool, find_encoder(study, pool, runs[0]), "shape")
+    rows = np.flatnonzero(subject.problem.roles != "test")[:30]  # the others have no labels, say
+    volumes = subject.data.catalog.volumes["volume"].gather(rows).to_list()
+    part = replace(
+        subject, data=subject.data.of(subject.data.catalog.only(volumes)), problem=subject.problem.only(rows)
+    )
+    problem, _ = outside(part, "elsewhere", folder / "elsewhere")
+    judged = {*problem.patients[problem.roles == "test"].tolist()}
+    assert len(judged) == 30
+    assert not judged & {*pool.catalog.volumes["patient"].to_list()}
 
 
 def test_where_other_pools_lie_is_in_no_run(folder: Path, data: dict[str, Any]) -> None:
