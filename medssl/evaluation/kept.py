@@ -13,12 +13,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from medssl import __version__
 from medssl.core.config import fingerprint
 from medssl.core.files import atomic
 from medssl.evaluation.choosing import Telling
 from medssl.evaluation.problem import Fit, Floats, Problem, Rows
 
-FORMAT = 1  # of what is kept; another number makes all of it anew
+FORMAT = 1  # of what is kept and how fits learn; another number, or another release, makes all of it anew
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Kept:
         known = self.problem
         about = known.truth, known.names, known.kind, known.patients, known.roles, train, val, test
         seeds = seed if self.seeded else "any"
-        return self.folder / f"{fingerprint(FORMAT, self.mark, seeds, *map(_digest, about))}.npz"
+        return self.folder / f"{fingerprint(FORMAT, __version__, self.mark, seeds, *map(_digest, about))}.npz"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> tuple[Floats, float, Mapping[str, Any]] | None:
