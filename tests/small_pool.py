@@ -98,6 +98,7 @@ evaluation:
   audit: {{images: 200}}
   pictures: {{images: 2}}
   curve: {{tuning: {{least: 10, most: 10, rates: [0.003]}}}}
+watch: {{pictures_epochs: 0}}
 tasks:
   shape: {{loop: {{epochs: 6, batch_size: 16, lr: 0.02}}}}
 """

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from medssl.ingest import planning
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dicom"))
+
+from mixed_export import write_mixed
 
 
 @pytest.fixture
@@ -29,6 +32,17 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "export"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MIN_SHARD_BYTES", 20_000)
+
+
+@pytest.fixture
+def mixed(source: Path) -> Path:
+    """An export of 12 radiographs, one CT, a copy, a cut file, a report and a text."""
+    return write_mixed(source)
 
 
 @pytest.fixture(scope="session")

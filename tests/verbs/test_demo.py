@@ -22,6 +22,7 @@ SMALL = [
     "selection.pretext.loop.epochs=1", "selection.pretext.encoder.width=8", "evaluation.bootstrap=100",
     "evaluation.shot_draws=2", "evaluation.gate.draws=1",
     "evaluation.tuning={least: 10, most: 10, rates: [0.003]}",
+    "evaluation.audit.images=100", "evaluation.pictures.images=2", "watch.pictures=2",
 ]  # fmt: skip
 VISIBLE = ("pool", "runs", "rounds", "mlflow.db", "mlflow-artifacts", "report.html", "study.yaml")
 

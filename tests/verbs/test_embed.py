@@ -24,7 +24,7 @@ from medssl.verbs.pretrain import fit, load_method, pretrain
 @pytest.fixture
 def study(study_file: Path, tmp_path: Path) -> Study:
     make_pool(tmp_path / "pool", 40)
-    return load_study(study_file, ["loop.epochs=1", "evaluation.bootstrap=100", "watch.pictures_epochs=0"])
+    return load_study(study_file, ["loop.epochs=1", "evaluation.bootstrap=100", "evaluation.pictures.images=0"])
 
 
 def test_every_volume_has_its_embedding_and_a_second_verb_reads_what_the_first_computed(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from small_pool import STUDY, make_pool
 
-TRAIN = ["loop.epochs=2", "loop.batch_size=8", "loop.log_steps=1"]
+TRAIN = ["loop.epochs=2", "loop.batch_size=8", "loop.log_steps=1", "watch.pictures_epochs=2"]
 
 
 def launched(study: Path, *arguments: str, num: int) -> subprocess.CompletedProcess[str]:

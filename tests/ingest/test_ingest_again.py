@@ -1,0 +1,97 @@
+"""One run of ingest after another: every file once, new ones added, mended ones looked at again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mixed_export import counts, shard_bytes, tables
+from pydicom import uid
+from pydicom.pixels.decoders.base import get_decoder
+from synthetic_dicom import ct_slice, radiograph, save
+
+from medssl.core.errors import MedsslError
+from medssl.ingest.ingest import ingest
+from medssl.pool.key import Key
+from medssl.pool.pool import Pool
+
+pytestmark = pytest.mark.usefixtures("small_shards")
+
+
+def test_a_second_run_adds_nothing(mixed: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    before = tables(pool), shard_bytes(pool)
+    report = ingest([mixed], pool, key)
+    assert (report.num_files, report.num_known, report.num_volumes) == (0, 20, 0)
+    assert (tables(pool), shard_bytes(pool)) == before
+
+
+def test_new_files_are_added_and_old_ones_not_read_again(mixed: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    volumes = set(pool.catalog.volumes["volume"])
+    save(radiograph("late", SeriesInstanceUID="1.2.99"), mixed / "late.dcm")
+    report = ingest([mixed], pool, key)
+    assert counts(report) == {"stored": 1}
+    assert volumes < set(pool.catalog.volumes["volume"])
+    assert pool.verify() == []
+
+
+def test_a_file_that_was_mended_is_a_new_file(mixed: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    save(radiograph("cut"), mixed / "cut.dcm", uid.RLELossless)
+    assert counts(ingest([mixed], pool, key)) == {"stored": 1}
+    assert ingest([mixed], pool, key).num_files == 0
+
+
+def test_the_same_images_under_other_names_are_duplicates_across_runs(mixed: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    volumes, shards = pool.catalog.volumes.rows(), shard_bytes(pool)
+    moved = mixed.rename(mixed.with_name("moved"))
+    report = ingest([moved], pool, key)
+    assert counts(report) == {"duplicate": 17, "quarantined": 1, "non_image": 2}
+    assert pool.catalog.volumes.rows() == volumes
+    assert shard_bytes(pool) == shards
+    assert pool.verify() == []
+
+
+def test_slices_that_come_after_their_series_are_not_made_a_volume(mixed: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    for z in (4, 5):
+        save(ct_slice(z), mixed / "ct" / f"late{z}")
+    report = ingest([mixed], pool, key)
+    assert [(q.path, q.reason) for q in report.quarantined] == [
+        ("export/ct/late4", "late_slices"),
+        ("export/ct/late5", "late_slices"),
+    ]
+
+
+def test_another_export_under_known_names_is_refused(mixed: Path, tmp_path: Path, pool: Pool, key: Key) -> None:
+    ingest([mixed], pool, key)
+    before = tables(pool)
+    other = tmp_path / "tuesday" / "export"
+    elements = {"PatientID": "MRN9", "StudyInstanceUID": "9.9.9", "SeriesInstanceUID": "9.9.9.1"}
+    path = save(radiograph("yy", **elements), other / "p0" / "0.dcm")
+    assert path.stat().st_size == (mixed / "p0" / "0.dcm").stat().st_size
+    with pytest.raises(MedsslError, match="1 of 1 folders hold other files under names that this pool knows"):
+        ingest([other], pool, key)
+    assert tables(pool) == before
+
+
+def test_files_that_could_not_be_read_are_looked_at_again(
+    source: Path, pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(radiograph("a"), source / "a")
+    save(radiograph("b", SOPInstanceUID="1.2.9"), source / "b", uid.RLELossless)
+    (source / "share").symlink_to(source.parent / "share")  # not mounted yet
+    with monkeypatch.context() as without:
+        without.setattr(type(get_decoder(uid.RLELossless)), "available_plugins", ())
+        first = ingest([source], pool, key)
+    assert sorted(q.reason for q in first.quarantined) == ["needs_pylibjpeg_rle", "unreadable"]
+    assert ingest([source], pool, key).num_files == 2
+    save(radiograph("c", SOPInstanceUID="1.2.10"), source.parent / "share")
+    again = ingest([source], pool, key)
+    assert again.num_files == 1
+    assert not again.quarantined
+    assert pool.instances.height == 3
+    assert set(pool.instances["outcome"]) == {"stored"}
+    assert ingest([source], pool, key).num_files == 0

@@ -1,0 +1,69 @@
+"""Which encoder a verb takes, what stands beside its figures, and a no_go that stops what comes next."""
+
+import json
+from pathlib import Path
+
+import pytest
+from journeys import FAST, UNMEASURED, changed
+from small_pool import make_pool
+
+from medssl.core.errors import EncoderError, GateRefused
+from medssl.study import Study, load_study
+from medssl.tracking.records import read_run
+from medssl.verbs.evaluate import evaluate
+from medssl.verbs.finetune import finetune
+from medssl.verbs.pretrain import pretrain
+
+
+def test_an_encoder_is_found_by_what_the_study_says_and_candidates_are_named(study: Study) -> None:
+    other = changed(study, "method.mask_ratio=0.5", *UNMEASURED)
+    with pytest.raises(EncoderError, match="run `medssl pretrain` first"):
+        evaluate(study)
+    run = pretrain(study).data["run"]
+    with pytest.raises(EncoderError, match=f"candidates for --encoder: {run}"):
+        evaluate(other)
+    assert evaluate(other, encoder=run).data["run"]
+    with pytest.raises(EncoderError, match="another `prepare` section"):
+        evaluate(changed(study, "prepare.shape=[16, 16]"), encoder=run)
+
+
+def test_a_fine_tuned_encoder_does_not_pass_for_the_pretraining_it_came_from(labelled_study: Study) -> None:
+    study = changed(labelled_study, *UNMEASURED)
+    made = pretrain(study)
+    tuned = finetune(study, allow_no_go=True)
+    as_path = evaluate(study, encoder=str(study.workspace / "runs" / tuned.data["run"]))
+    by_run = evaluate(study, encoder=made.data["encoder"])
+    prints = [read_run(study.workspace / "runs" / r.data["run"]).fingerprints["pretraining"] for r in (as_path, by_run)]
+    assert prints[0] != prints[1] == made.data["fingerprint"]
+    assert read_run(study.workspace / "runs" / by_run.data["run"]).parents["pretrain"] == made.data["run"]
+
+
+def test_every_figure_of_an_encoder_stands_beside_its_baselines_with_interval_and_n(
+    study_file: Path, tmp_path: Path
+) -> None:
+    make_pool(tmp_path / "pool", 120, 1)
+    study = load_study(study_file, FAST)
+    pretrain(study)
+    result = evaluate(study)
+    found = json.loads((study.workspace / "runs" / result.data["run"] / "evaluation.json").read_text())
+    baselines = {"random", "pixels", "frame", "corners", "thumbnail", "small_resnet"}
+    assert set(found["systems"]) == {"encoder", *baselines}
+    assert set(found["differences"]) == baselines
+    assert {"few_shot", "structure", "subgroups", "covered"} <= set(found)
+    for probes in found["systems"].values():
+        for score in probes.values():
+            assert score["low"] <= score["value"] <= score["high"]
+            assert score["n"] >= study.evaluation.gate.min_test_patients
+    assert found["verdict"]["decision"] == "no_go"  # pixels see a bitten disc; four steps of training do not
+    assert result.exit_code == 4
+
+
+def test_a_no_go_stops_fine_tuning_unless_overridden_and_the_override_is_noted(labelled_study: Study) -> None:
+    study = changed(labelled_study, *UNMEASURED, "evaluation.gate.min_rankme=1000")
+    pretrain(study)
+    assert evaluate(study).data["verdict"]["decision"] == "no_go"
+    with pytest.raises(GateRefused, match="--allow-no-go") as refused:
+        finetune(study)
+    assert refused.value.exit_code == 4
+    tuned = finetune(study, allow_no_go=True)
+    assert any("no_go" in note for note in read_run(study.workspace / "runs" / tuned.data["run"]).notes)
