@@ -72,7 +72,7 @@ def contact_sheet(
             caption = caption.rstrip("…")[:-1] + "…"
         draw.text((left, top + tile + 3), caption, INK, font)
     with atomic(out) as partial:
-        sheet.save(partial, "PNG", optimize=True)
+        sheet.save(partial, "PNG")
     return out
 
 

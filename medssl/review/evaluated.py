@@ -54,6 +54,7 @@ class Evaluated:
     systems: Grid
     others: Grid
     external: Grid
+    domains: Grid
     covered: Grid
     few_shot: Grid
     structure: Grid
@@ -97,6 +98,7 @@ def evaluated(run: RunRecord, data: Mapping[str, Any], of_method: str = "") -> E
         systems=_part(lambda found: grids.systems(measured, differences, found), data, Grid()),
         others=_part(grids.others, data.get("others"), Grid()),
         external=_part(grids.external, data.get("external"), Grid()),
+        domains=_part(grids.domains, data.get("domains"), Grid()),
         covered=_part(grids.covered, data.get("covered") or audits.get("covered"), Grid()),
         few_shot=_part(grids.few_shot, data.get("few_shot"), Grid()),
         structure=_part(grids.structure, data.get("structure"), Grid()),

@@ -106,6 +106,21 @@ def external(data: Mapping[str, Any]) -> Grid:
     return Grid(caption, ("Score", "Encoder better by"), tuple(rows))
 
 
+def domains(data: Sequence[Mapping[str, Any]]) -> Grid:
+    """Return a row a pair of pools: how far the second is from the first."""
+    rows = []
+    for one in data:
+        distance = f"{one['frechet']:.2f}, {one['reference']:.2f} within the first"
+        far = "transfer is unlikely to help" if one["is_far"] else ""
+        cells = Cell(text=distance), Cell(score_of(one["separable"])), Cell(text=far)
+        rows.append(Row(f"From {one['source']} to {one['target']}", cells))
+    caption = (
+        "Fréchet distance in features of an untrained encoder, in units of the first pool's variance, and how well a "
+        "linear classifier tells the two apart."
+    )
+    return Grid(caption, ("Distance", "Told apart", ""), tuple(rows))
+
+
 def covered(data: Mapping[str, Any]) -> Grid:
     """Return a row a baseline: the comparison with the frame of every image covered."""
     rows = [

@@ -86,6 +86,7 @@ def _contents(judged: Sequence[Evaluated]) -> list[tuple[str, str]]:
             ("", "Every system", one.measured),
             ("-others", "Other encoders", one.others.rows),
             ("-external", "Other pools", one.external.rows),
+            ("-domains", "Distance between pools", one.domains.rows),
             ("-labels", "How many labels", one.curve),
             ("-few", "A handful of labels", one.few_shot.rows),
             ("-structure", "Clusters and nearest images", one.structure.rows),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medssl.core.keys import generator, view_keys
+from medssl.core.keys import view_keys
 from medssl.core.types import Family, Role
 from medssl.data.covers import Cover
 from medssl.data.pixels import corners, frame, small_images
@@ -18,7 +18,7 @@ from medssl.data.prepared import Prepared
 from medssl.data.views import draw
 from medssl.engine.distributed import device_for
 from medssl.engine.monitors.representation import pooled
-from medssl.engine.scoring import embed, pretext_losses
+from medssl.engine.scoring import pretext_losses
 from medssl.evaluation.acquisition import group_audit
 from medssl.evaluation.audits import Audit, AuditConfig, Audits
 from medssl.evaluation.domains import LEAST, Domain, domain_audit
@@ -36,6 +36,7 @@ from medssl.methods.base import METHODS
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import UNTRAINED, FoundEncoder, score_folder
+from medssl.verbs.domains import domain
 from medssl.verbs.looks import Looks, looked_at
 from medssl.verbs.pretrain import load_method
 
@@ -187,20 +188,13 @@ def _domain(study: Study, pool: Pool, found: FoundEncoder, looks: Looks, everyth
     if named is None and not is_own:
         return [Audit("domain", UNKNOWN_SOURCE)]
     source = everything if named is None else prepare(Pool.open(named), study.prepare)
-    pretrained = source.role(Role.DEV)
-    num = min(len(pretrained), study.evaluation.audit.images)
-    drawn = np.sort(generator("domain", study.seed).permutation(len(pretrained))[:num])
-    part = pretrained.of(pretrained.catalog.only(pretrained.catalog.volumes["volume"].gather(drawn).to_list()))
-    test = looks.problem.rows(Role.TEST)
-    if min(num // 2, len(test)) < LEAST:
+    pretrained, test = source.role(Role.DEV), looks.problem.rows(Role.TEST)
+    if min(min(len(pretrained), study.evaluation.audit.images) // 2, len(test)) < LEAST:
         return []
-    patients = part.catalog.volumes["patient"].to_numpy()
     domains: list[dict[str, Domain]] = [{}, {}]
     for name, (encoder, *_) in looks.encoders.items():
-        kept = looks.folder / name / "source"
-        domains[0][name] = Domain(embed(encoder, part, looks.device, kept, cover=Cover.CONTRAST), patients)
-        there = looks.features(name, Cover.CONTRAST)[test]
-        domains[1][name] = Domain(there, looks.problem.patients[test])
+        domains[0][name] = domain(encoder, pretrained, study, looks.folder / name / "source")
+        domains[1][name] = Domain(looks.features(name, Cover.CONTRAST)[test], looks.problem.patients[test])
     if min(len(half.features) for half in domains[0]["random"].halves(study.seed)) < LEAST:
         return []
     return [domain_audit(*domains, seed=study.seed, num_resamples=study.evaluation.bootstrap)]

@@ -30,6 +30,7 @@ from medssl.tracking.records import read_runs
 from medssl.verbs.audits import audit
 from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
 from medssl.verbs.curve import curve as label_efficiency
+from medssl.verbs.domains import domain_table
 from medssl.verbs.pictures import draw_pictures
 from medssl.verbs.result import NO_GO, OK, Result
 from medssl.verbs.subject import Subject, outside
@@ -86,6 +87,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
     data = found.to_json()
     if found.systems:
         data |= _details(subject, how) | {"others": _compared(subject, others), "external": external}
+    data["domains"] = domain_table(study, subject.found, subject.everything)
     return found, data
 
 

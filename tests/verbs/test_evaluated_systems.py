@@ -17,6 +17,7 @@ from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
 from medssl.evaluation.problem import Kind
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
+from medssl.review import grids
 from medssl.study import Study, load_study
 from medssl.verbs.context import find_encoder
 from medssl.verbs.evaluate import evaluate
@@ -55,7 +56,9 @@ def runs(folder: Path) -> tuple[str, str]:
 def data(folder: Path, runs: tuple[str, str]) -> dict[str, Any]:
     elsewhere = folder / "elsewhere"
     asked = f"evaluation.external={{elsewhere: {elsewhere}}}", f"evaluation.audit.source={elsewhere}"
-    return evaluate(study_of(folder, *asked, "evaluation.attentive=true"), encoder=runs).data
+    return evaluate(
+        study_of(folder, *asked, "evaluation.attentive=true", "evaluation.audit.images=100"), encoder=runs
+    ).data
 
 
 def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_this_one(
@@ -98,6 +101,15 @@ def test_patients_of_this_pool_are_judged_in_no_other_one_labelled_or_not(folder
     judged = {*problem.patients[problem.roles == "test"].tolist()}
     assert len(judged) == 30
     assert not judged & {*pool.catalog.volumes["patient"].to_list()}
+
+
+def test_how_far_pools_are_from_each_other_is_told_of_every_pair_with_a_source_among_them(data: dict[str, Any]) -> None:
+    names = {"this pool", "elsewhere", "source"}
+    pairs = {(one["source"], one["target"]) for one in data["domains"]}
+    assert pairs == {(a, b) for a in names for b in names if a != b}
+    assert not any(one["is_far"] for one in data["domains"])  # discs everywhere
+    assert all(0 <= one["separable"]["low"] <= one["separable"]["value"] <= 1 for one in data["domains"])
+    assert len(grids.domains(data["domains"]).rows) == len(pairs)
 
 
 def test_where_other_pools_lie_is_in_no_run(folder: Path, data: dict[str, Any]) -> None:
