@@ -41,6 +41,13 @@ class Audited:
     figures: Grid
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def outcome(self) -> tuple[str, str]:
+        """A sign and words for it; an audit without a figure had nothing to go by."""
+        if self.warning:
+            return "!", "warning"
+        return ("✓", "no warning") if self.figures.rows or self.facts else ("?", "not known")
+
 
 @dataclass(frozen=True)
 class Evaluated:

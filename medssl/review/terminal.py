@@ -91,7 +91,7 @@ def _audits(found: Evaluated) -> Table:
     table.add_column("", overflow="fold")
     for audit in found.audits:
         style = WARNING_STYLE if audit.warning else ""
-        table.add_row(Text("!" if audit.warning else "✓"), Text(audit.name), Text(audit.finding), style=style)
+        table.add_row(Text(audit.outcome[0]), Text(audit.name), Text(audit.finding), style=style)
     return table
 
 

@@ -139,6 +139,7 @@ def test_an_encoder_from_elsewhere_is_compared_with_the_pool_that_the_study_name
     assert "name their pool in evaluation.audit.source" in unknown.finding
     assert not unknown.scores
     assert not unknown.warning
+    assert not unknown.facts  # the page shows a question mark
     own = domain(study.pool)
     assert own.facts == audits.found[-1].facts
     assert not own.warning
