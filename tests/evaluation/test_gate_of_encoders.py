@@ -23,6 +23,12 @@ def test_an_untrained_encoder_does_not_go_in_any_of_twelve_cohorts():
     assert NO_GO in decisions
 
 
+def test_an_encoder_that_equals_its_baselines_is_refused_in_at_most_one_of_twelve_cohorts():
+    """It has lost nothing, so a no would be chance: each of three comparisons may say one in 2.5 % of cohorts."""
+    decisions = [judged(3.0, 8.0, 3.0, 3.0, seed=s).measured(num_resamples=300).verdict.decision for s in range(12)]
+    assert decisions.count(NO_GO) <= 1
+
+
 def test_the_random_encoder_itself_is_refused():
     """Features equal to the baseline's differ by exactly nothing: no better than no pretraining."""
     examples = judged()
