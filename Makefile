@@ -1,11 +1,12 @@
 # setup: the product; check: lint, types, layers; test: the default suite; demo: the whole journey on synthetic scans;
-# bench: side by side with other frameworks on this CPU (PEERS names a folder that holds them); bench-gpu: on a CUDA device
+# bench: side by side with other frameworks on this CPU (PEERS names a folder that holds them); bench-evaluation: how
+# far intervals, gate and curves can be trusted (a day of two cores); bench-gpu: on a CUDA device
 PYTHON ?= python3
 PEERS ?= peers
 BIN := .venv/bin
 BENCH := PYTHONPATH=$(PEERS) MAE_PATH=$(PEERS)/mae $(BIN)/python tests/benchmarks
 
-.PHONY: setup check test test-slow demo peers bench bench-gpu clean
+.PHONY: setup check test test-slow demo peers bench bench-evaluation bench-gpu clean
 
 setup: .venv/product
 demo: .venv/product
@@ -34,6 +35,13 @@ bench: .venv/developer
 	$(BENCH)/bench_scoring.py
 	$(BENCH)/bench_ingest.py
 	$(BENCH)/bench_index.py
+
+bench-evaluation: .venv/developer
+	$(BENCH)/bench_intervals.py
+	$(BENCH)/bench_intervals.py --patients 300 --prevalence 0.0167
+	$(BENCH)/bench_gate_errors.py
+	$(BENCH)/bench_gate.py --out bench/gate
+	$(BENCH)/bench_label_efficiency.py --out bench/curves
 
 bench-gpu: .venv/developer
 	$(BENCH)/bench_mae.py --device cuda --precision bf16 --model B16 L16 3d-B96 --compile
