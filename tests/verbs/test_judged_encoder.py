@@ -48,20 +48,22 @@ def test_every_figure_of_an_encoder_stands_beside_its_baselines_with_interval_an
     found = json.loads((study.workspace / "runs" / result.data["run"] / "evaluation.json").read_text())
     baselines = {"random", "pixels", "frame", "corners", "thumbnail", "small_resnet"}
     assert set(found["systems"]) == {"encoder", *baselines}
-    assert set(found["differences"]) == baselines
+    assert set(found["differences"]) == {*baselines, "pixels_few"}
     assert {"few_shot", "structure", "subgroups", "covered"} <= set(found)
     for probes in found["systems"].values():
         for score in probes.values():
             assert score["low"] <= score["value"] <= score["high"]
             assert score["n"] >= study.evaluation.gate.min_test_patients
-    assert found["verdict"]["decision"] == "no_go"  # pixels see a bitten disc; four steps of training do not
-    assert result.exit_code == 4
+    assert found["verdict"]["decision"] == "undecided"  # four steps of training are no go; so few patients prove no loss
+    assert "would settle a difference of this size" in " ".join(found["verdict"]["reasons"])
+    assert result.exit_code == 0
 
 
 def test_a_no_go_stops_fine_tuning_unless_overridden_and_the_override_is_noted(labelled_study: Study) -> None:
     study = changed(labelled_study, *UNMEASURED, "evaluation.gate.min_rankme=1000")
     pretrain(study)
-    assert evaluate(study).data["verdict"]["decision"] == "no_go"
+    judged = evaluate(study)
+    assert (judged.data["verdict"]["decision"], judged.exit_code) == ("no_go", 4)
     with pytest.raises(GateRefused, match="--allow-no-go") as refused:
         finetune(study)
     assert refused.value.exit_code == 4
