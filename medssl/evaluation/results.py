@@ -38,9 +38,10 @@ class Comparison:
 
     @property
     def vanished(self) -> bool:
-        """Whether the difference is proven to be smaller, by half or more, and is not above 0 any longer."""
-        is_less = self.lost is not None and self.lost.low > 0 and self.difference.value <= self.lost.value
-        return is_less and self.difference.low <= 0
+        """Whether the difference is proven to be smaller, by half or more of what it was, and not above 0 any longer."""
+        if self.lost is None or self.lost.low <= 0 or self.difference.low > 0:
+            return False
+        return self.difference.high <= (self.difference.value + self.lost.value) / 2
 
 
 @dataclass(frozen=True)
