@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def vanished(self) -> bool:
-        """Whether the difference is proven to be smaller, by half or more of what it was, and not above 0 any longer."""
+        """Whether the difference is proven to be smaller, by half or more of itself, and is not above 0 any longer."""
         if self.lost is None or self.lost.low <= 0 or self.difference.low > 0:
             return False
         return self.difference.high <= (self.difference.value + self.lost.value) / 2
