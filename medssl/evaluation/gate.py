@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
@@ -111,17 +112,8 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     warned = tuple(f"Warning ({name}): {sentence}" for name, sentence in evaluation.warnings.items())
     if missing:
         return Verdict(Decision.UNDECIDED, (*missing, *warned))
-    judged = {name: evaluation.comparison(name) for name in evaluation.differences}
     covered = evaluation.covered if rule.shortcut else {}
-    num = len(judged) + len(covered)
-    margin, metric = rule.margin * evaluation.unit, evaluation.metric
-    asked = {name: Asked(metric, name, margin, num, _at_ceiling(metric, found, rule)) for name, found in judged.items()}
-    verdicts = {name: _compare(asked[name], found) for name, found in judged.items()}
-    findings = list(verdicts.values())
-    for name, found in covered.items():
-        led = name in verdicts and verdicts[name].decision is Decision.GO
-        question = Asked(metric, name, margin, num, _at_ceiling(metric, found, rule))
-        findings.append(_compare_covered(question, found, led=led))
+    findings = _compared(evaluation, covered, rule)
     findings += [
         Verdict(Decision.NO_GO, (f"The rule refuses an encoder of which the audit {name!r} warns.",))
         for name in rule.refuse_on
@@ -140,6 +132,22 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     if decision is Decision.GO and not learns:
         reasons += (f"Networks learn classes alone: no one from scratch stands beside it on {evaluation.kind} labels.",)
     return Verdict(decision, (*reasons, *warned))
+
+
+def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: GateRule) -> list[Verdict]:
+    """Judge every comparison, then those with the frame covered."""
+    judged = {name: evaluation.comparison(name) for name in evaluation.differences}
+    margin, num = rule.margin * evaluation.unit, len(judged) + len(covered)
+
+    def asked(name: str, found: Comparison) -> Asked:
+        return Asked(name, margin, num, _at_ceiling(evaluation.metric, found, rule))
+
+    plain = {name: _compare(asked(name, found), found) for name, found in judged.items()}
+    leads = {name for name, verdict in plain.items() if verdict.decision is Decision.GO}
+    return [
+        *plain.values(),
+        *(_compare_covered(asked(name, found), found, led=name in leads) for name, found in covered.items()),
+    ]
 
 
 def _collapse(evaluation: Evaluation, rule: GateRule) -> tuple[str, ...]:
@@ -185,7 +193,6 @@ def _named(baseline: str) -> str:
 class Asked:
     """One of ``num`` questions about a baseline; ``margin`` is in the metric's unit; ``top``: both at the ceiling."""
 
-    metric: str
     name: str
     margin: float
     num: int

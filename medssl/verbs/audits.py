@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,19 @@ from medssl.evaluation.duplicates import duplicate_audit, same_digest, same_hash
 from medssl.evaluation.evaluate import class_patients, measurable
 from medssl.evaluation.fits import pca_fit
 from medssl.evaluation.judge import Judge
-from medssl.evaluation.metrics import DEFAULT_METRIC, METRICS
-from medssl.evaluation.problem import Kind, Problem, Rows
+from medssl.evaluation.metrics import METRICS
+from medssl.evaluation.problem import Kind, Rows
 from medssl.evaluation.results import Comparison
 from medssl.evaluation.shortcuts import covering_audit, pretext_audit, region_audit, texture_audit
-from medssl.evaluation.units import Level
 from medssl.evaluation.view_strength import view_audit
 from medssl.methods.base import METHODS
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import UNTRAINED, FoundEncoder, score_folder
-from medssl.verbs.domains import domain
+from medssl.verbs.domains import domain, is_enough
 from medssl.verbs.looks import Looks, looked_at
 from medssl.verbs.pretrain import load_method
+from medssl.verbs.subject import Subject
 
 SYSTEMS = ("encoder", "random", "pixels")
 VIEWED = 256  # images whose views are compared
@@ -50,46 +51,20 @@ UNKNOWN_SOURCE = (
 COMPARING = frozenset({Family.CONTRASTIVE, Family.DISTILLATION, Family.REDUNDANCY})
 
 
-def audit(
-    study: Study,
-    pool: Pool,
-    found: FoundEncoder,
-    everything: Prepared,
-    data: Prepared,
-    problem: Problem,
-    *,
-    metric: str | None = None,
-    level: Level = "volume",
-) -> Audits:
-    """Answer every question that the labels and the run of the encoder allow.
-
-    Args:
-        study: names the task, the seed, ``evaluation.audit`` and what the encoder was pretrained by.
-        pool: of the study.
-        found: the encoder.
-        everything: the prepared pool.
-        data: the part of it that ``problem`` is about, in its order.
-        problem: what is to be predicted.
-        metric: a name of ``METRICS``; the usual one without. Of numbers R² is what is audited, where lower is
-            better AUROC.
-        level: who is judged.
-    """
-    config, device = study.evaluation.audit, device_for()
+def audit(subject: Subject) -> Audits:
+    """Answer every question that the labels and the run of the encoder allow; of numbers by R², of errors by AUROC."""
+    study, pool, found, everything = subject.study, subject.pool, subject.found, subject.everything
+    config, seed, problem = study.evaluation.audit, study.seed, subject.problem
     if not config.images:
         return Audits()
-    rows = looked_at(problem, config.images, study.seed)
-    kept = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(rows).to_list()))
-    seed = study.seed
-    untrained = [found.untrained(data.geometry, seed, which) for which in range(UNTRAINED)]
-    folder = score_folder(study, found.fingerprint, "audit")
-    looks = Looks({"encoder": [found.encoder], "random": untrained}, kept, problem.only(rows), device, folder)
-    name = metric or DEFAULT_METRIC[problem.kind]
+    looks = _looks(subject, looked_at(problem, config.images, seed))
+    metric = subject.metric
     if problem.kind is Kind.REGRESSION:
-        name = "r2"  # a constant guess, with which they compare, has no correlation
-    elif not METRICS[name].higher_is_better:
-        name = "auroc"
+        metric = "r2"  # a constant guess, with which they compare, has no correlation
+    elif not METRICS[metric].higher_is_better:
+        metric = "auroc"
+    judge = replace(subject.judge, problem=looks.problem, metric=metric)
     counts = {role: class_patients(looks.problem, looks.problem.rows(role)) for role in Role}
-    judge = Judge(looks.problem, name, level, seed, study.evaluation.bootstrap)
     able = judge if measurable(looks.problem, counts, study.evaluation.gate) else None
     made, compared = _shortcuts(judge, looks, config) if able else ([], {})
     made += [
@@ -100,6 +75,21 @@ def audit(
         *_domain(study, pool, found, looks, everything),
     ]
     return Audits(tuple(made), compared)
+
+
+def _looks(subject: Subject, rows: Rows) -> Looks:
+    """Return what is seen of these rows: whole images as they were embedded already, covered ones when asked for."""
+    study, found, data = subject.study, subject.found, subject.data
+    kept = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(rows).to_list()))
+    untrained = [found.untrained(data.geometry, study.seed, which) for which in range(UNTRAINED)]
+    folder = score_folder(study, found.fingerprint, "audit")
+    seen: dict[tuple[str, Cover | None, int], NDArray[Any]] = {
+        (system, None, which): x[rows]
+        for system, several in subject.features.items()
+        for which, x in enumerate(several)
+    }
+    encoders = {"encoder": [found.encoder], "random": untrained}
+    return Looks(encoders, kept, subject.problem.only(rows), device_for(), folder, seen)
 
 
 def _shortcuts(judge: Judge, looks: Looks, config: AuditConfig) -> tuple[list[Audit], Mapping[str, Comparison]]:
@@ -189,12 +179,12 @@ def _domain(study: Study, pool: Pool, found: FoundEncoder, looks: Looks, everyth
         return [Audit("domain", UNKNOWN_SOURCE)]
     source = everything if named is None else prepare(Pool.open(named), study.prepare)
     pretrained, test = source.role(Role.DEV), looks.problem.rows(Role.TEST)
-    if min(min(len(pretrained), study.evaluation.audit.images) // 2, len(test)) < LEAST:
+    if len(test) < LEAST or not len(pretrained):
         return []
     domains: list[dict[str, Domain]] = [{}, {}]
     for name, (encoder, *_) in looks.encoders.items():
         domains[0][name] = domain(encoder, pretrained, study, looks.folder / name / "source")
         domains[1][name] = Domain(looks.features(name, Cover.CONTRAST)[test], looks.problem.patients[test])
-    if min(len(half.features) for half in domains[0]["random"].halves(study.seed)) < LEAST:
+    if not is_enough(domains[0]["random"], study.seed):
         return []
     return [domain_audit(*domains, seed=study.seed, num_resamples=study.evaluation.bootstrap)]

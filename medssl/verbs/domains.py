@@ -40,7 +40,7 @@ def domain_table(study: Study, found: FoundEncoder, everything: Prepared) -> lis
     }
     kept = score_folder(study, found.fingerprint, "audit", "domains")
     seen = {name: domain(encoder, data, study, kept / name) for name, data in pools.items()}
-    enough = {name: one for name, one in seen.items() if _is_enough(one, study.seed)}
+    enough = {name: one for name, one in seen.items() if is_enough(one, study.seed)}
     table = cross_domain_table(enough, seed=study.seed, num_resamples=config.bootstrap)
     return [
         {"source": source, "target": target, "is_far": one.is_far, **asdict(one)}
@@ -49,7 +49,7 @@ def domain_table(study: Study, found: FoundEncoder, everything: Prepared) -> lis
 
 
 def domain(encoder: Encoder, data: Prepared, study: Study, kept: Path) -> Domain:
-    """Return what an encoder sees of some images of ``data``, drawn by the study's seed."""
+    """Return what an encoder sees of some images of ``data``, drawn by the study's seed, whatever their contrast."""
     num = min(len(data), study.evaluation.audit.images)
     drawn = np.sort(generator("domain", study.seed).permutation(len(data))[:num])
     part = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(drawn).to_list()))
@@ -57,5 +57,6 @@ def domain(encoder: Encoder, data: Prepared, study: Study, kept: Path) -> Domain
     return Domain(features, part.catalog.volumes["patient"].to_numpy())
 
 
-def _is_enough(found: Domain, seed: int) -> bool:
+def is_enough(found: Domain, seed: int) -> bool:
+    """Return whether a distance from here can be measured: it takes images of either half of its patients."""
     return len(found.features) >= 2 * LEAST and min(len(half.features) for half in found.halves(seed)) >= LEAST

@@ -78,10 +78,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
     how |= {"metric": subject.metric, "level": config.level}
     external = _external(subject)  # what is wrong with another pool is said before the long part
     found = measure(problem, subject.systems(), rule=config.gate, **how)
-    audits = audit(
-        study, subject.pool, subject.found, subject.everything, subject.data, problem,
-        metric=config.metric, level=config.level,
-    )  # fmt: skip
+    audits = audit(subject)
     write_json(folder / "audits.json", audits.to_json())
     found = found.audited(audits)
     data = found.to_json()

@@ -23,6 +23,7 @@ from medssl.verbs.audits import audit
 from medssl.verbs.context import find_encoder
 from medssl.verbs.looks import looked_at
 from medssl.verbs.pretrain import pretrain
+from medssl.verbs.subject import Subject
 
 ROTATION = ["method={name: rotation}", "encoder={name: resnet, depth: 10, width: 8, stem: 2}"]
 FAST = [
@@ -59,7 +60,7 @@ def made(study: Study, *, labelled: bool = True) -> Audits:
     pool = Pool.open(study.pool)
     data = prepare(pool, study.prepare)
     found = find_encoder(study, pool)
-    return audit(study, pool, found, data, data, problem_of(data, labelled=labelled))
+    return audit(Subject(study, pool, found, data, data, problem_of(data, labelled=labelled), {}))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_copy_of_a_dev_image_among_the_test_patients_is_found(study: Study) ->
     digests[test] = digests[dev]
     copied = replace(data.catalog, volumes=volumes.with_columns(sha256=np.array(digests)))
     found = find_encoder(study, pool)
-    audits = audit(study, pool, found, data.of(copied), data, problem_of(data))
+    audits = audit(Subject(study, pool, found, data.of(copied), data, problem_of(data), {}))
     assert "exact: 1" in audits.warnings["duplicates"]
 
 
@@ -133,7 +134,7 @@ def test_an_encoder_from_elsewhere_is_compared_with_the_pool_that_the_study_name
         named = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"audit": config})})
         pool = Pool.open(study.pool)
         data, found = prepare(pool, named.prepare), replace(find_encoder(study, pool), images="")
-        return audit(named, pool, found, data, data, problem_of(data)).found[-1]
+        return audit(Subject(named, pool, found, data, data, problem_of(data), {})).found[-1]
 
     unknown = domain(None)
     assert "name their pool in evaluation.audit.source" in unknown.finding
