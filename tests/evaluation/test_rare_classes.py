@@ -17,7 +17,6 @@ def cohort(rng: np.random.Generator, num_sick: int, num_well: int) -> tuple[np.n
 
 
 def test_intervals_cover_where_five_of_a_hundred_patients_are_ill():
-    """Before the degrees of freedom came from the rarer class they covered in four of five."""
     expected, rng = NormalDist().cdf(1.2 / np.sqrt(2)), np.random.default_rng(0)
     hits = 0
     for i in range(200):
