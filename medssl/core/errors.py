@@ -9,7 +9,8 @@ MedsslError                 2   one line: what, which value, what would be right
 ├── SelectionError          2   a budget or a round that cannot be served
 ├── EvaluationError         2   figures that cannot be computed, a patient on two sides
 ├── RunError                2   a run folder without a readable journal
-├── TrainingError           2   a loss that stays non-finite, a checkpoint of another study
+├── TrainingError           2   a checkpoint of another study, or one that cannot be written
+│   └── Diverged            2   a loss that stays non-finite
 ├── GateRefused             4   the gate said no_go
 └── Preempted              75   stopped by a signal after saving; resume
 """
@@ -56,7 +57,11 @@ class RunError(MedsslError):
 
 
 class TrainingError(MedsslError):
-    """Training cannot go on: the loss stays non-finite, or the checkpoint is of another study."""
+    """Training cannot go on: it diverged, or a checkpoint is of another study or cannot be written."""
+
+
+class Diverged(TrainingError):
+    """The loss, or its gradient, stays non-finite: mostly because the learning rate is too high."""
 
 
 class GateRefused(MedsslError):

@@ -18,7 +18,7 @@ from torch import nn
 
 from medssl.core.batch import Loaded, Progress, Trainable, Views
 from medssl.core.collectives import rank, world_size
-from medssl.core.errors import Preempted, TrainingError
+from medssl.core.errors import Diverged, Preempted, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.progress import bar, stderr
 from medssl.core.score import Score
@@ -64,7 +64,8 @@ class Session:
     """Where one training run keeps its state and says what it does.
 
     ``identity`` is what a resume must find unchanged; ``volumes`` names the feed's rows in notes; ``hint`` says how to
-    go on after a stop; ``stop_after`` ends early as if pre-empted (for drills).
+    go on after a stop; ``stop_after`` ends early as if pre-empted (for drills); not ``recoverable``, it writes no
+    checkpoints.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Session:
     monitors: Sequence[Monitor] = ()
     resume: bool = False
     stop_after: int | None = None
+    recoverable: bool = True
     seed: int = 0
     volumes: Sequence[str] = ()
     hint: str = "go on with --resume"
@@ -89,7 +91,8 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
 
     Raises:
         Preempted: SIGTERM came; a checkpoint was saved.
-        TrainingError: the loss stayed non-finite, a checkpoint is of another study or cannot be written.
+        Diverged: the loss stayed non-finite.
+        TrainingError: a checkpoint is of another study or cannot be written.
     """
     if not isinstance(model, Trainable):
         raise TypeError(f"{type(model).__name__} is not Trainable")
@@ -112,11 +115,13 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
             report(keeper, model, progress, meter, config, is_epoch_end=progress.step % an_epoch == 0)
             shown.advance(text=f"epoch {step // an_epoch + 1} · {meter.text()}".rstrip(" ·"))
             last, asked = step + 1 == total, agreed(stopping.is_set()) or step + 1 == session.stop_after
-            if last or asked or (step + 1) % (config.checkpoint_epochs * an_epoch) == 0:
+            is_due = last or asked or (step + 1) % (config.checkpoint_epochs * an_epoch) == 0
+            if is_due and session.recoverable:
                 with meter.paused():
                     keeper.save(step + 1, must=last or asked)
             if asked and not last:
-                raise Preempted(f"stopped at step {step + 1} of {total} with a checkpoint; {session.hint}")
+                kept = "with" if session.recoverable else "without"
+                raise Preempted(f"stopped at step {step + 1} of {total} {kept} a checkpoint; {session.hint}")
     return progress
 
 
@@ -186,7 +191,7 @@ class Keeper:
             self._rollbacks, self._failures = self._rollbacks + 1, 0
             session.say(f"step {step}: weights rolled back to those of step {state['step']}; the data go on")
             return
-        raise TrainingError(
+        raise Diverged(
             f"loss or gradient not finite in {self._failures} steps in a row, up to {step}; "
             "lower loop.lr or set loop.clip_norm"
         )

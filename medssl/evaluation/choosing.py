@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -45,10 +45,11 @@ class Tuning(Config):
 
 @dataclass(frozen=True)
 class Holdout:
-    """Rows to learn from, and rows to choose by."""
+    """Rows to learn from, and rows to choose by: those of val, or a fold of train."""
 
     fit: Rows
     held: Rows
+    is_val: bool = False
 
 
 @runtime_checkable
@@ -63,11 +64,12 @@ class Telling(Protocol):
 def holdouts(problem: Problem, train: Rows, val: Rows, folds: int = FOLDS) -> list[Holdout]:
     """Return ``(train, val)`` alone where val has ``ENOUGH`` patients of each class of train, else ``folds`` of train.
 
-    A patient is on one side of a fold. Nothing is returned where a class of train has a single patient: nothing can be
-    held out, and nothing chosen. Findings and numbers have no classes; there patients are counted.
+    A patient is on one side of a fold, so one with images of two classes can leave a fold without a class to learn;
+    such a fold is left out. Fewer than two are none: nothing can be held out, and nothing chosen. Findings and numbers
+    have no classes; there patients are counted.
     """
     if len(val) and _fewest_patients(problem, val, of=train) >= ENOUGH:
-        return [Holdout(train, val)]
+        return [Holdout(train, val, is_val=True)]
     num = min(folds, _fewest_patients(problem, train, of=train))
     if num < 2:
         return []
@@ -77,7 +79,13 @@ def holdouts(problem: Problem, train: Rows, val: Rows, folds: int = FOLDS) -> li
     else:
         split = GroupKFold(num).split(train, groups=patients)
     made = [Holdout(train[fit], train[held]) for fit, held in split]
-    return [h for h in made if len(h.held) and _fewest_patients(problem, h.fit, of=train)]
+    usable = [h for h in made if len(h.held) and _fewest_patients(problem, h.fit, of=train)]
+    return usable if len(usable) > 1 else []
+
+
+def chosen_by(ways: Sequence[Holdout]) -> str:
+    """Return what ``holdouts`` lets choose, in words; empty where nothing can."""
+    return "val" if ways and ways[0].is_val else f"{len(ways)} folds" if ways else ""
 
 
 def standing(problem: Problem, rows: Rows, predictions: Floats, metric: str) -> tuple[float, float]:
@@ -123,11 +131,12 @@ class BestOf:
     def __call__(self, train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
         """Return the predictions of the best; each learns once where val can judge, else once for every fold."""
         ways = holdouts(self.problem, train, val)
+        by_val = bool(ways) and ways[0].is_val
         if not ways:
             name = next(iter(self.fits))
             self.told = {"chosen": name, "because": "no label can be held out"}
             return self.fits[name](train, val, test, seed)
-        at_once = test if len(ways) == 1 else test[:0]  # val judges the very fit that predicts test
+        at_once = test if by_val else test[:0]  # val judges the very fit that predicts test
         predicted = {
             name: [fit(way.fit, way.held, np.concatenate([way.held, at_once]), seed) for way in ways]
             for name, fit in self.fits.items()
@@ -144,5 +153,5 @@ class BestOf:
         }
         name = max(standings, key=lambda known: standings[known])
         figures = {known: value if np.isfinite(value) else None for known, (value, _) in standings.items()}
-        self.told = {"chosen": name, "because": "val" if len(ways) == 1 else f"{len(ways)} folds", self.metric: figures}
-        return predicted[name][0][len(held) :] if len(ways) == 1 else self.fits[name](train, val, test, seed)
+        self.told = {"chosen": name, "because": chosen_by(ways), self.metric: figures}
+        return predicted[name][0][len(held) :] if by_val else self.fits[name](train, val, test, seed)

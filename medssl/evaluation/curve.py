@@ -37,8 +37,8 @@ class Point:
 
     ``patients``, ``images`` and those of val are means over the seeds. ``score`` is the mean of the seeds' metrics with
     its interval over test patients; ``by_seed`` are the metrics themselves: how much depends on which patients were
-    labelled, and on chance in learning. ``difference`` is to the reference. ``seconds`` a seed took, ``told`` what it
-    chose.
+    labelled, and on chance in learning. ``difference`` is to the reference, with an interval over both. ``seconds`` a
+    seed took, ``told`` what it chose.
     """
 
     fraction: float
@@ -76,7 +76,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LabelsTo:
-    """How many labelled patients take a system to the score that ``target`` has with all labels.
+    """How many labelled patients take a system to the score that ``target`` has with most labels.
 
     The monotone (isotonic) curve through its points, over the logarithm of patients, meets that score at ``patients``,
     in ``low`` … ``high`` over resampled test patients; None is "not with the labels there are". ``fewest`` is the
@@ -114,7 +114,7 @@ class Swap:
 
     @property
     def is_proven(self) -> bool:
-        """Whether neither difference can be chance in the test patients."""
+        """Whether neither difference can be chance in the test patients, or in which patients were labelled."""
         return self.probing.low > 0 and self.training.high < 0
 
 
@@ -179,7 +179,7 @@ class Curve:
 
 
 def labels_to(judge: Judge, lines: Sequence[Line], predicted: Predicted, target: str) -> tuple[LabelsTo, ...]:
-    """Return for every other line how many patients reach what ``target`` has with all labels.
+    """Return for every other line how many patients reach what ``target`` has with most labels.
 
     Each resample of test patients moves the curve and the target together.
     """
@@ -213,8 +213,9 @@ def _reached(patients: Floats, scores: Floats, aim: float, *, rising: bool) -> f
         return math.inf
     if fitted[0] >= aim:
         return float(patients[0])
-    distinct, first = np.unique(fitted, return_index=True)  # a plateau is reached where it begins
-    return float(np.exp(np.interp(aim, distinct, np.log(patients)[first])))
+    above = int(np.argmax(fitted >= aim))  # a plateau is reached where it begins, and left where it ends
+    around = slice(above - 1, above + 1)
+    return float(np.exp(np.interp(aim, fitted[around], np.log(patients)[around])))
 
 
 def _resampled(judge: Judge, by_fraction: Mapping[float, Floats]) -> Floats:
@@ -249,7 +250,9 @@ def disagreements(judge: Judge, lines: Sequence[Line], predicted: Predicted) -> 
             if probing * training < 0:
                 a, b = (encoders[n] for n in ((j, k) if probing > 0 else (k, j)))
                 both = (
-                    judge.difference(*(predicted[used[use][name].system][point.fraction] for name in (a, b)))
+                    judge.difference(
+                        *(predicted[used[use][name].system][point.fraction] for name in (a, b)), over_draws=True
+                    )
                     for use in (Use.PROBE, Use.TUNED)
                 )
                 swaps.append(Swap(a, b, *both))

@@ -12,7 +12,7 @@ def patient_order(problem: Problem, rows: Rows, seed: int) -> list[str]:
     """Return the patients of ``rows`` in a random order whose every prefix is a draw; larger draws hold smaller ones.
 
     One patient of each class comes first, as anybody would label until both are there; the others follow at random.
-    Regressions and findings know no such first ones, except that a finding is present once and absent once.
+    A finding is present once and absent once; of numbers two come first that differ.
     """
     names = np.unique(problem.patients[rows])
     order = [str(name) for name in generator("label draw", seed).permutation(names)]
@@ -25,6 +25,10 @@ def patient_order(problem: Problem, rows: Rows, seed: int) -> list[str]:
                 having = {*of_patient[truth[:, column] == value].tolist()}
                 if not having & {*first}:
                     first.append(next(name for name in order if name in having))
+    else:
+        seen = {*truth[of_patient == order[0], 0].tolist()} if order else set()
+        other = {*of_patient[~np.isin(truth[:, 0], [*seen])].tolist()}
+        first = order[:1] + [name for name in order[1:] if name in other][: len(seen) < 2]
     return first + [name for name in order if name not in {*first}]
 
 

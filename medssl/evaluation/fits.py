@@ -35,6 +35,11 @@ def several(fits: Sequence[Fit]) -> Fit:
     return fits[0] if len(fits) == 1 else lambda *given: np.stack([fit(*given) for fit in fits])
 
 
+def in_turn(fits: Sequence[Fit]) -> Fit:
+    """Return ``S`` equal systems as one: the seed says whose turn it is."""
+    return lambda train, val, test, seed: fits[seed % len(fits)](train, val, test, seed)
+
+
 def linear_fit(problem: Problem, features: NDArray[Any], name: str = "features") -> Fit:
     """Return a linear probe on ``N D`` features; see ``linear_probe``."""
     x = finite(name, features, len(problem))

@@ -19,6 +19,7 @@ from medssl.core.files import atomic
 from medssl.evaluation.choosing import Telling
 from medssl.evaluation.problem import Fit, Floats, Problem, Rows
 
+DAMAGED = (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, BadZipFile)  # zipfile raises all
 FORMAT = 1  # of what is kept and how fits learn; another number, or another release, makes all of it anew
 
 
@@ -72,9 +73,9 @@ class Kept:
 def _read(path: Path, shape: tuple[int, int]) -> tuple[Floats, float, Mapping[str, Any]] | None:
     """Return what was kept; None where there is nothing, or it is damaged (the archive carries checksums)."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as handle, np.load(handle) as file:
             predictions, about = file["predictions"], json.loads(str(file["about"]))
-    except (OSError, ValueError, KeyError, BadZipFile):
+    except DAMAGED:
         return None
     return (predictions, about["seconds"], about["told"]) if predictions.shape == shape else None
 

@@ -33,7 +33,7 @@ class CurveConfig(Config):
 
     ``fractions`` of the labelled dev patients (and as large a share of the val patients), each drawn ``seeds`` times.
     ``systems``: those wanted, by name; without, all. Differences are to ``reference``; how many labels reach what
-    another has with all of them is asked of ``target``. ``tuning``: what networks may try, here and at the gate.
+    another has with most of them is asked of ``target``. ``tuning``: what networks may try, here and at the gate.
     """
 
     fractions: Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], Len(1)] = (0.01, 0.05, 0.1, 0.3, 1.0)
@@ -110,11 +110,14 @@ def label_efficiency(
         advance: told of every cell before it is computed, and once in the end.
 
     Raises:
-        EvaluationError: a wanted system is not there, or a role has no labelled row.
+        EvaluationError: a wanted system is not there, a role has no labelled row, or the test labels cannot be judged;
+            all of it before anything learns.
     """
     wanted = _wanted(systems, config)
     judge = Judge(problem, metric or DEFAULT_METRIC[problem.kind], level, seed, num_resamples)
     grid = draws(problem, config, seed)
+    metric_named(judge.metric, problem.kind)
+    judge.score(judge.chance())
     cells = {name: dict[float, list[Cell]]() for name in wanted}
     for one in grid:
         for name, system in wanted.items():
@@ -134,8 +137,9 @@ def num_cells(systems: Mapping[str, System], config: CurveConfig, problem: Probl
 def draws(problem: Problem, config: CurveConfig, seed: int) -> list[Draw]:
     """Return the draws from the smallest fraction on: of one seed each holds the one before.
 
-    A fraction buys at least as many patients as there may be needed to see every class; fractions that buy equally
-    many are one. Labels to tune on cost as much as others: val is drawn in the same proportion.
+    A fraction buys at least as many patients as there may be needed to see every class, and is then the fraction that
+    these are; fractions that buy equally many are one. Labels to tune on cost as much as others: val is drawn in the
+    same proportion.
 
     Raises:
         EvaluationError: no labelled dev or test row.
@@ -146,7 +150,9 @@ def draws(problem: Problem, config: CurveConfig, seed: int) -> list[Draw]:
     columns = problem.truth.reshape(len(problem), -1)[dev].T
     least = sum(len(np.unique(column)) for column in columns) if problem.names else 2
     patients, val_patients = (len(np.unique(problem.patients[rows])) for rows in (dev, val))
-    bought = {max(round(fraction * patients), least): fraction for fraction in sorted(config.fractions, reverse=True)}
+    least = min(least, patients)
+    bought = {least: least / patients} if round(min(config.fractions) * patients) < least else {}
+    bought |= {num: f for f in sorted(config.fractions) if (num := round(f * patients)) >= least}
     return [
         Draw(
             fraction,
@@ -163,6 +169,10 @@ def _wanted(systems: Mapping[str, System], config: CurveConfig) -> dict[str, Sys
     for name in config.systems:
         if name not in systems:
             raise EvaluationError(f"evaluation.curve.systems: unknown {name!r}: {did_you_mean(name, systems)}")
+    for role in ("reference", "target"):
+        name = getattr(config, role)
+        if name not in systems and name != CurveConfig.model_fields[role].default:
+            raise EvaluationError(f"evaluation.curve.{role}: unknown {name!r}: {did_you_mean(name, systems)}")
     return {name: system for name, system in systems.items() if not config.systems or name in config.systems}
 
 
@@ -188,7 +198,7 @@ def _curve(
             fraction=fraction,
             score=judge.score(ours),
             by_seed=tuple(_values(judge, ours)),
-            difference=None if theirs is None else judge.difference(ours, theirs),
+            difference=None if theirs is None else judge.difference(ours, theirs, over_draws=True),
             seconds=float(np.mean([cell.seconds for cell in found])),
             told=tuple(cell.told for cell in found),
         )

@@ -24,6 +24,7 @@ USES = {Use.PROBE: "linear probe", Use.TUNED: "fine-tuned"}
 DPI = 160
 CEILING = frozenset({"auroc", "auprc", "balanced_accuracy", "f1"})  # at most 1: near it, errors are told apart
 NEAR = 0.95
+HIGHEST = 0.999  # what a log-odds axis ends at; the odds of 1 are nowhere, and drawn there
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 GAP = 0.047  # of the axis between the labels of two lines
 
@@ -74,7 +75,9 @@ def differences(curve: Curve) -> Grid:
         if all(point.difference for point in line.points)
     ]
     return Grid(
-        f"Minus {system_name(curve.reference)}, on the same draws and test patients.", _heads(curve), tuple(rows)
+        f"Minus {system_name(curve.reference)}, on the same draws and test patients; 95 % interval over both.",
+        _heads(curve),
+        tuple(rows),
     )
 
 
@@ -82,9 +85,11 @@ def labels_to(curve: Curve) -> Grid:
     """Return how many labelled patients take each system to what the target has with all labels."""
     if not curve.labels_to:
         return Grid("", ())
-    aim = curve.line(curve.target).points[-1].score
+    most = curve.line(curve.target).points[-1]
+    share = "all" if most.fraction == 1 else f"{100 * most.fraction:.3g} %"
     caption = (
-        f"Labelled patients to reach what {label(curve.line(curve.target))} has with all of them, {interval(aim)}, "
+        f"Labelled patients to reach what {label(curve.line(curve.target))} has with {share} of them, "
+        f"{interval(most.score)}, "
         "by the monotone curve over the logarithm of patients; 95 % interval over test patients."
     )
     rows = [
@@ -122,8 +127,9 @@ def drawn(curve: Curve) -> Figure:
     figure = Figure(figsize=(9.2, 5.2), layout="constrained")
     axes = figure.add_subplot()
     looks = {line.system: _look(curve, line) for line in curve.lines}
+    top = HIGHEST if _is_near_ceiling(curve) else np.inf
     for i, line in enumerate(curve.lines):
-        _line(axes, line, looks[line.system], shift=(i - (len(curve.lines) - 1) / 2) * 0.012)
+        _line(axes, line, looks[line.system], shift=(i - (len(curve.lines) - 1) / 2) * 0.012, top=top)
     _axes(axes, curve)
     _labels(axes, curve, looks)
     return figure
@@ -139,21 +145,34 @@ def _look(curve: Curve, line: Line) -> tuple[str, str]:
     return COLOURS.get(base, PUBLIC), MARKERS.get(base, "h")
 
 
-def _line(axes: Axes, line: Line, look: tuple[str, str], *, shift: float) -> None:
-    """Draw points (moved by ``shift`` decades so that bars stand apart), interval bars and the seeds' band."""
+def _seen(curve: Curve) -> list[float]:
+    """Return every end of a band or an interval."""
+    return [v for line in curve.lines for p in line.points for v in (*p.seed_range, p.score.low, p.score.high)]
+
+
+def _is_near_ceiling(curve: Curve) -> bool:
+    return curve.metric in CEILING and max(_seen(curve)) > NEAR
+
+
+def _line(axes: Axes, line: Line, look: tuple[str, str], *, shift: float, top: float) -> None:
+    """Draw points (moved by ``shift`` decades so that bars stand apart), interval bars and the seeds' band.
+
+    What is above ``top`` is drawn there.
+    """
     colour, marker = look
     x = np.array([point.patients for point in line.points]) * 10**shift
-    low, high = np.array([point.seed_range for point in line.points]).T
+    low, high = np.minimum([point.seed_range for point in line.points], top).T
     strong = not line.baseline
     axes.fill_between(x, low, high, color=colour, alpha=0.16 if strong else 0.09, linewidth=0)
-    bars = np.array([(point.score.low, point.score.high) for point in line.points]).T
+    bars = np.minimum([(point.score.low, point.score.high) for point in line.points], top).T
     axes.vlines(x, *bars, color=colour, linewidth=0.8, alpha=0.75)
     dash = "-" if strong else (0, (2.5, 1.8))
     width, size = (2.2, 6.5) if strong else (1.1, 4.5)
     face = "white" if line.use is Use.PROBE else colour
     axes.plot(
-        x, [point.score.value for point in line.points], color=colour, linestyle=dash, linewidth=width, marker=marker,
-        markersize=size, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.1, zorder=4 if strong else 3,
+        x, np.minimum([point.score.value for point in line.points], top), color=colour, linestyle=dash,
+        linewidth=width, marker=marker, markersize=size, markerfacecolor=face, markeredgecolor=colour,
+        markeredgewidth=1.1, zorder=4 if strong else 3,
     )  # fmt: skip
 
 
@@ -165,10 +184,10 @@ def _axes(axes: Axes, curve: Curve) -> None:
     fractions = {point.patients: f"{point.patients:,.0f}\n{100 * point.fraction:.3g} %" for point in points}
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fractions.get(value, "")))
     axes.set_xlabel("labelled patients to learn from (and the same share of the val patients to tune on)")
-    seen = [v for line in curve.lines for p in line.points for v in (*p.seed_range, p.score.low, p.score.high)]
-    if curve.metric in CEILING and max(seen) > NEAR:
+    seen = _seen(curve)
+    if _is_near_ceiling(curve):
         axes.set_yscale("logit", nonpositive="clip")
-        axes.set_ylim(max(min(seen) - 0.02, 0.02), min(1 - (1 - max(seen)) / 1.3, 0.999))
+        axes.set_ylim(max(min(seen) - 0.02, 0.02), 1 - (1 - min(max(seen), HIGHEST)) / 1.3)
         axes.yaxis.set_major_locator(FixedLocator(TICKS))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ from medssl.evaluation.problem import Problem
 from medssl.evaluation.units import Level
 from medssl.models.adapt import load_weights
 from medssl.models.build import build_encoder
-from medssl.models.encoders.base import Encoder
 from medssl.review.curves import picture
 from medssl.study import Study, digest_of
-from medssl.verbs.context import FoundEncoder, fits_folder, score_folder
+from medssl.verbs.context import UNTRAINED, FoundEncoder, fits_folder, score_folder
 from medssl.verbs.learners import ENCODER, SCRATCH, SMALL_RESNET, Learner, learners
 
 RANDOM, PUBLIC = "random", "public"
@@ -101,11 +100,12 @@ def systems(
         fresh = seen.setdefault(architecture, RANDOM if not seen else f"{RANDOM}.{name}")
         is_new, is_public = fresh not in {system.encoder for system in made.values()}, name == PUBLIC
         kept = score_folder(study, found.fingerprint, "evaluate")
-        made[f"{name}.probe"] = _probe(problem, found.encoder, data, kept, name, baseline=is_public)
+        features = embed(found.encoder, data, device_for(), kept)
+        made[f"{name}.probe"] = _probe(problem, [features], name, baseline=is_public)
         if is_new:
-            made[f"{fresh}.probe"] = _probe(
-                problem, found.untrained(data.geometry, study.seed), data, kept / "random" / "0", fresh
-            )
+            untrained = [found.untrained(data.geometry, study.seed, which) for which in range(UNTRAINED)]
+            several = [embed(one, data, device_for(), kept / "random" / str(i)) for i, one in enumerate(untrained)]
+            made[f"{fresh}.probe"] = _probe(problem, several, fresh)
         if not problem.kind.exclusive:
             continue
         networks = learners(study, found, data, task, problem, metric=metric)
@@ -120,12 +120,11 @@ def systems(
     return made
 
 
-def _probe(
-    problem: Problem, encoder: Encoder, data: Prepared, kept: Path, name: str, *, baseline: bool = True
-) -> System:
-    features = embed(encoder, data, device_for(), kept)
-    fit = fits.linear_fit(problem, features, name)
-    return System(fit, f"linear {_digest(features)}", False, name, Use.PROBE, baseline)
+def _probe(problem: Problem, several: Sequence[NDArray[Any]], name: str, *, baseline: bool = True) -> System:
+    """Return the probe of an encoder's features; of several encoders by turns, so that the draws show their luck."""
+    fit = fits.in_turn([fits.linear_fit(problem, features, name) for features in several])
+    mark = f"linear {' '.join(map(_digest, several))}"
+    return System(fit, mark, len(several) > 1, name, Use.PROBE, baseline)
 
 
 def _learnt(learner: Learner, name: str, *, baseline: bool = True) -> System:

@@ -46,7 +46,8 @@ def evaluate(
         task: one of its tasks.
         encoder: a run or folder, else the latest that fits. Of several the first is judged, the others are compared
             with it on the same patients, and on the same draws of labels.
-        curve: draw the label-efficiency curve as well, which takes as long as all its trainings.
+        curve: draw the label-efficiency curve as well, which takes as long as all its trainings; nothing is drawn
+            where there are too few labels to measure anything.
     """
     pool = Pool.open(study.pool)
     asked = [encoder] if encoder is None or isinstance(encoder, str) else list(encoder)
@@ -58,13 +59,11 @@ def evaluate(
         measured, data = _measured(subject, others, journal.folder)
         write_json(journal.folder / "evaluation.json", data)
         _pictures(subject, journal.folder / "pictures", is_measured=bool(measured.systems))
-        if curve:
-            known = {"encoder": found, **{one.run or one.fingerprint: one for one in others}}
-            label_efficiency(
-                study, known, subject.data, name, subject.problem, journal.folder,
-                metric=study.evaluation.metric, level=study.evaluation.level,
-            )  # fmt: skip
-        _recorded(journal, measured)
+        if curve and measured.systems:
+            data["curve"] = _curved(subject, others, journal.folder)
+        elif curve:
+            journal.note("no label-efficiency curve: too few labels to measure anything")
+        _recorded(journal, measured, data.get("curve"))
     run = next(run for run in read_runs(study.workspace) if run.id == journal.id)
     said: Sequence[RenderableType] = evaluation_shown(evaluated(run, data))
     code = NO_GO if measured.verdict.decision is Decision.NO_GO else OK
@@ -86,6 +85,16 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
         data |= _details(subject, how) | {"others": _compared(subject, others), "external": external}
     data["domains"] = domain_table(study, subject.found, subject.everything)
     return found, data
+
+
+def _curved(subject: Subject, others: Sequence[FoundEncoder], folder: Path) -> dict[str, Any]:
+    """Return what ``curve.json`` says."""
+    study, problem, level = subject.study, subject.problem, subject.study.evaluation.level
+    encoders = {"encoder": subject.found, **{one.run or one.fingerprint: one for one in others}}
+    found = label_efficiency(
+        study, encoders, subject.data, problem.task, problem, folder, metric=subject.metric, level=level
+    )
+    return found.to_json()
 
 
 def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,13 +152,15 @@ def _pictures(subject: Subject, folder: Path, *, is_measured: bool) -> None:
     draw_pictures(folder, subject.found.encoder, subject.data, features, subject.judge, config, device_for(), predicted)
 
 
-def _recorded(journal: Journal, measured: Evaluation) -> None:
+def _recorded(journal: Journal, measured: Evaluation, curve: Mapping[str, Any] | None) -> None:
     named = [journal.folder / name for name in ("evaluation.json", "audits.json", "curve.json")]
     for made in [*named, *sorted((journal.folder / "pictures").glob("*.png"))]:
         if made.is_file():
             journal.artifact(made, "pictures" if made.suffix == ".png" else "")
     scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
     scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}
+    for line in curve["lines"] if curve else ():
+        scores |= {f"curve.{line['system']}.{p['fraction']:.3g}": Score(**p["score"]) for p in line["points"]}
     facts: dict[str, float | str] = {
         "feature_std": measured.feature_std,
         "rankme": measured.rankme,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress
 from medssl.core.config import Config, fingerprint
-from medssl.core.errors import EvaluationError, TrainingError
+from medssl.core.errors import Diverged, EvaluationError
 from medssl.core.keys import hash_words
 from medssl.core.types import Geometry
 from medssl.data.loader import TrainingFeed
@@ -30,7 +30,7 @@ from medssl.engine.loop import Session, train
 from medssl.engine.monitors.base import evaluating
 from medssl.engine.parts import weights_mark
 from medssl.engine.scoring import embed
-from medssl.evaluation.choosing import Holdout, Tuning, holdouts, standing
+from medssl.evaluation.choosing import Holdout, Tuning, chosen_by, holdouts, standing
 from medssl.evaluation.problem import Floats, Problem, Rows
 from medssl.finetune.classify import Classifier, ClassifyConfig, class_weights
 from medssl.models.build import build_encoder, seeded
@@ -96,10 +96,12 @@ def learners(
 
         return learner(make, "scratch", name, config.data(), seed)
 
+    resnet = fresh("resnet", small)
+    kept = resnet.config.loop.model_copy(update={"recompute": False})  # its batch norm would count twice
     return {
-        ENCODER: learner(lambda i: deepcopy(found.encoder), weights_mark(found.encoder), taught=True),
+        ENCODER: learner(lambda i: deepcopy(found.encoder), weights_mark(found.encoder), name, own.data(), taught=True),
         SCRATCH: fresh(name, own),
-        SMALL_RESNET: fresh("resnet", small),
+        SMALL_RESNET: replace(resnet, config=resnet.config.model_copy(update={"loop": kept})),
     }
 
 
@@ -152,12 +154,12 @@ class Learner:
 
         Raises:
             EvaluationError: ``train`` holds one class only.
-            TrainingError: no rate led to finite losses.
+            Diverged: no rate led to finite losses.
         """
         if len(np.unique(self.problem.truth[train])) < 2:
             raise EvaluationError(f"a classifier needs two classes to train on, found one among {len(train)} rows")
         ways, rates = holdouts(self.problem, train, val, self.tuning.folds), self.tuning.rates
-        if len(ways) == 1:
+        if ways and ways[0].is_val:
             trails = {rate: self.trained(train, val, rate, seed) for rate in rates}
             rate = max(rates, key=lambda tried: trails[tried].best)
             trail = trails[rate]
@@ -165,10 +167,10 @@ class Learner:
             rate, moment = self._crossed(ways, seed)
             trail = self.trained(train, train[:0], rate, seed, keep=moment)
         if trail.model is None:
-            raise TrainingError(f"no rate of {', '.join(map(str, rates))} gave finite losses; lower them")
-        by = {0: "nothing held out", 1: "val"}.get(len(ways), f"{len(ways)} folds")
-        passes = trail.kept_step * self.config.loop.images_a_step / len(train)
-        self.told = {"rate": rate, "step": trail.kept_step, "steps": trail.steps, "epochs": round(passes, 1), "by": by}
+            raise Diverged(f"no rate of {', '.join(map(str, rates))} gave finite losses; lower them")
+        epochs = trail.kept_step / trail.steps_per_epoch
+        told = {"rate": rate, "step": trail.kept_step, "steps": trail.steps, "epochs": round(epochs, 1)}
+        self.told = {**told, "by": chosen_by(ways) or "nothing held out"}
         return trail.model.probabilities(self.part(test), device_for())
 
     def _crossed(self, ways: Sequence[Holdout], seed: int) -> tuple[float, int]:
@@ -191,16 +193,18 @@ class Learner:
         feed = TrainingFeed(part, self.config.views, sampler, targets=targets)
         epochs = self.tuning.epochs(loop.epochs, feed.steps_per_epoch)
         tried = {"epochs": epochs, "lr": rate, "lr_batch": loop.images_a_step, "clip_norm": loop.clip_norm or CLIP_NORM}
-        tried |= {"weight_decay": self.tuning.weight_decay, "log_steps": NEVER, "checkpoint_epochs": NEVER}
-        trail = Trail(self.problem, held, self.part(held), self.metric, self.tuning.moments, keep)
+        tried |= {"weight_decay": self.tuning.weight_decay, "log_steps": NEVER}
+        trail = Trail(self.problem, held, self.part(held), self.metric, self.tuning.moments, keep, feed.steps_per_epoch)
         model = self._model(part, targets, seed)
         with TemporaryDirectory() as folder:
             quiet = Journal.listening(Path(folder))
-            session = Session(quiet.folder, quiet, monitors=[trail], seed=seed, hint=HINT, description="learn")
+            session = Session(
+                quiet.folder, quiet, monitors=[trail], recoverable=False, seed=seed, hint=HINT, description="learn"
+            )
             try:
                 train(model, feed, loop.model_copy(update=tried), session, device_for())
-            except TrainingError:  # too high a rate stands below all others
-                return Trail(self.problem, held, trail.data, self.metric, self.tuning.moments, keep)
+            except Diverged:  # too high a rate stands below all others
+                return replace(trail, seen={}, best=WORST, weights=None)
         if trail.weights is not None:
             model.load_state_dict(trail.weights)
             trail.model = model
@@ -235,6 +239,7 @@ class Trail:
     metric: str
     moments: int
     keep: int | None
+    steps_per_epoch: int
     seen: dict[int, Floats] = field(default_factory=dict)
     best: tuple[float, float] = WORST
     weights: dict[str, Tensor] | None = None

@@ -72,12 +72,17 @@ class Subject:
         return score_folder(self.study, self.found.fingerprint, "evaluate", self.place)
 
     @cached_property
+    def own(self) -> NDArray[Any]:
+        """``N D`` of the encoder."""
+        return embed(self.found.encoder, self.data, device_for(), self.kept)
+
+    @cached_property
     def features(self) -> Mapping[str, Sequence[NDArray[Any]]]:
         """``N D`` of the encoder, and of several of the same architecture untrained."""
         device, geometry, kept = device_for(), self.data.geometry, self.kept / "random"
         untrained = [self.found.untrained(geometry, self.study.seed, which) for which in range(UNTRAINED)]
         return {
-            "encoder": [embed(self.found.encoder, self.data, device, self.kept)],
+            "encoder": [self.own],
             "random": [embed(one, self.data, device, kept / str(which)) for which, one in enumerate(untrained)],
         }
 
@@ -110,7 +115,7 @@ class Subject:
     @cached_property
     def predicted(self) -> Floats:
         """What the linear probe of the encoder says of the labelled test rows, ``M K``."""
-        return self.judge.predicted(self.probes["encoder"]["linear"])
+        return self.judge.predicted(fits.linear_fit(self.problem, self.own, "encoder"))
 
     def systems(self) -> Systems:
         """Return what is measured; networks from scratch learn classes alone."""

@@ -67,6 +67,35 @@ def test_a_class_of_one_patient_leaves_nothing_to_hold_out() -> None:
     assert holdouts(found, rows(found, "dev"), np.array([], np.int64)) == []
 
 
+def test_patients_of_two_classes_who_leave_one_usable_fold_leave_nothing_to_choose_by_and_val_is_not_blamed() -> None:
+    labels, patients = [0, 1, 0, 1, 1, 0, 1, 0, 0, 1], [*"abccc", *"vwx", *"st"]
+    roles = ["dev"] * 5 + ["val"] * 3 + ["test"] * 2
+    found = Problem.of("t", [str(label) for label in labels], roles, patients)
+    dev, val, test = (rows(found, role) for role in ("dev", "val", "test"))
+    assert len(val) < 2 * ENOUGH
+    for held in (val, val[:0]):
+        assert holdouts(found, dev, held, 2) == []
+    seen: list = []
+    best = BestOf(found, {"first": knows(found, 0.5, seen), "second": knows(found, 0.9)}, "auroc")
+    best(dev, val, test, 0)
+    assert best.told["chosen"] == "first"
+    assert seen == [(set(dev.tolist()), set(val.tolist()), set(test.tolist()))]  # on all of train
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=2, max_size=16))
+def test_however_patients_mix_classes_there_are_no_folds_or_several_that_each_teach_every_class(
+    images: list[tuple[int, int]],
+) -> None:
+    found = Problem.of("t", [str(c) for _, c in images], ["dev"] * len(images), [f"p{p}" for p, _ in images])
+    train = np.arange(len(images))
+    ways = holdouts(found, train, train[:0])
+    assert len(ways) != 1
+    for way in ways:
+        assert not way.is_val
+        assert {*found.truth[way.fit]} == {*found.truth}
+
+
 def test_ties_of_the_metric_are_settled_by_the_log_loss_and_lower_is_better_where_it_is() -> None:
     found = problem(10, images_each=1)
     val = rows(found, "val")

@@ -14,10 +14,10 @@ from simulated_grid import cohort, features, nine, probe
 from medssl.core.errors import EvaluationError
 from medssl.core.types import Role
 from medssl.evaluation import fits
-from medssl.evaluation.curve import Curve, LabelsTo, Use
+from medssl.evaluation.curve import Curve, LabelsTo, Use, _reached
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.label_efficiency import CurveConfig, System, draws, label_efficiency, num_cells
-from medssl.evaluation.problem import Kind
+from medssl.evaluation.problem import Kind, Problem
 
 GRID = CurveConfig(fractions=(0.05, 0.3, 1.0), seeds=3, target="pixels")
 
@@ -63,7 +63,7 @@ def test_a_point_has_the_mean_of_its_seeds_with_patient_interval_and_seed_spread
             for name in ("ours", "pixels")
         )
         assert point.score == judge.score(ours)
-        assert point.difference == judge.difference(ours, theirs)
+        assert point.difference == judge.difference(ours, theirs, over_draws=True)
         assert other.difference is None
         assert point.by_seed == pytest.approx([judge.score(one).value for one in ours])
         assert point.score.value == pytest.approx(np.mean(point.by_seed))
@@ -114,17 +114,23 @@ def test_a_cell_is_computed_again_when_it_is_damaged_or_made_from_something_else
     config = CurveConfig(fractions=(0.3,), seeds=1)
     first = measured(problem, {"pixels": counted(probe(problem, 1.0))}, tmp_path, config)
     (cell,) = tmp_path.iterdir()
-    content = bytearray(cell.read_bytes())
-    content[len(content) // 3] ^= 0xFF
-    cell.write_bytes(content)
-    again = measured(problem, {"pixels": counted(probe(problem, 1.0))}, tmp_path, config)
-    assert len(calls) == 2
-    assert _timeless(again) == _timeless(first)
+    content = cell.read_bytes()
+    for place in (5, 6, len(content) // 3):  # flags and version of a zip entry, and its data
+        cell.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        again = measured(problem, {"pixels": counted(probe(problem, 1.0))}, tmp_path, config)
+        assert _timeless(again) == _timeless(first)
+    for damaged in (b"", content[: len(content) // 2]):
+        calls.clear()
+        cell.write_bytes(damaged)
+        again = measured(problem, {"pixels": counted(probe(problem, 1.0))}, tmp_path, config)
+        assert len(calls) == 1
+        assert _timeless(again) == _timeless(first)
+    calls.clear()
     for changed in (probe(problem, 1.5), probe(problem, 1.0, seed=2)):
         measured(problem, {"pixels": counted(changed)}, tmp_path, config)
     other = replace(problem, truth=1 - problem.truth)
     measured(other, {"pixels": counted(probe(problem, 1.0))}, tmp_path, config)
-    assert len(calls) == 5
+    assert len(calls) == 3
 
 
 def test_test_labels_reach_no_fit_and_test_rows_no_training(tmp_path: Path) -> None:
@@ -198,6 +204,63 @@ def test_labels_to_a_target_are_read_off_the_curve_over_log_patients(tmp_path: P
     assert str(found["below"]) == "not reached"
 
 
+@pytest.mark.parametrize(("aim", "patients"), [(0.801, 304), (0.81, 338), (0.85, 548), (0.8, 30), (0.75, 17)])
+def test_a_plateau_is_reached_where_it_begins_and_left_where_it_ends(aim: float, patients: int) -> None:
+    scores = np.array([0.7, 0.8, 0.8, 0.8, 0.9])
+    found = _reached(np.array([10.0, 30, 100, 300, 1000]), scores, aim, rising=True)
+    assert found == pytest.approx(patients, abs=0.5)
+
+
+def test_a_difference_is_as_unsure_as_the_draws_of_labels_make_it(tmp_path: Path) -> None:
+    problem = cohort(400, 1)
+    rng = np.random.default_rng(0)
+    lucky = dict(zip(range(3), (0.2, 3.0, 1.0), strict=True))
+
+    def fit(train, val, test, seed):  # what is learnt depends on the draw alone
+        logit = rng.normal(size=len(problem))[test] + lucky[seed] * problem.truth[test]
+        return np.stack([1 / (1 + np.exp(logit)), 1 / (1 + np.exp(-logit))], axis=1)
+
+    systems = {"ours": System(fit, "ours"), "pixels": known(problem, pixels=lambda num: 0.5)["pixels"]}
+    point = measured(problem, systems, tmp_path, CurveConfig(fractions=(0.3,), seeds=3)).line("ours").points[0]
+    assert point.difference.low < 0 < point.difference.high
+    assert point.difference.high - point.difference.low > 1.5 * (point.score.high - point.score.low)
+
+
+def test_a_regression_of_few_different_numbers_learns_from_two_that_differ(tmp_path: Path) -> None:
+    counts = cohort(120, 1)
+    rare = np.where(np.random.default_rng(3).random(len(counts)) < 0.1, 2.0, 0.0)
+    problem = replace(counts, kind=Kind.REGRESSION, names=(), truth=rare)
+    config = CurveConfig(fractions=(0.01, 1.0), seeds=5)
+    for one in draws(problem, config, 0):
+        assert len({*problem.truth[one.train]}) == 2
+    measured(problem, {"pixels": probe(problem, 1.0)}, tmp_path, config)
+
+
+@pytest.mark.parametrize("num_dev", [2, 5, 60])
+def test_a_draw_is_called_by_what_it_buys_and_buys_as_large_a_share_of_val(num_dev: int) -> None:
+    roles = ["dev"] * num_dev + ["val"] * 40 + ["test"] * 20
+    labels = [str(i % 3 if i > 2 else i) for i in range(len(roles))]
+    problem = Problem.of("t", labels, roles, [f"p{i:03}" for i in range(len(roles))])
+    made = draws(problem, CurveConfig(seeds=1, fractions=(0.01, 0.02, 0.5, 1.0)), 0)
+    for one in made:
+        assert one.fraction == pytest.approx(len(one.train) / num_dev, abs=0.5 / num_dev)
+        assert len(one.val) == round(one.fraction * 40)
+    assert made[-1].fraction == 1 and len(made[-1].train) == num_dev
+    assert len({one.fraction for one in made}) == len(made)
+
+
+def test_what_cannot_be_judged_is_said_before_anything_learns(tmp_path: Path) -> None:
+    problem, learnt = cohort(80, 1), list[int]()
+    systems = {"pixels": System(lambda *given: learnt.append(1), "never")}
+    test = problem.roles == "test"
+    blind = replace(problem, truth=np.where(test, 0.0, problem.truth))
+    with pytest.raises(EvaluationError, match="undefined"):
+        measured(blind, systems, tmp_path)
+    with pytest.raises(EvaluationError, match="r2"):
+        measured(problem, systems, tmp_path, metric="r2")
+    assert not learnt
+
+
 def test_lower_is_better_where_it_is_and_a_regression_has_a_curve_too(tmp_path: Path) -> None:
     classes = cohort(400, 1)
     truth = np.random.default_rng(0).normal(size=len(classes))
@@ -225,7 +288,8 @@ def test_ranks_that_training_turns_are_named_with_both_paired_differences(tmp_pa
         "b.tuned": replace(probe(problem, 2.5, seed=5), encoder="b", use=Use.TUNED),
         "c.tuned": replace(probe(problem, 0.1, seed=6), encoder="c", use=Use.TUNED),
     }
-    curve = measured(problem, systems, tmp_path)
+    config = CurveConfig(fractions=(0.05, 0.3, 1.0), seeds=3)
+    curve = measured(problem, systems, tmp_path, config)
     last = curve.disagreements[-1]
     assert last.encoders == ("a", "b", "c")
     assert last.tau == pytest.approx(1 / 3)  # one of three pairs turned
@@ -234,7 +298,7 @@ def test_ranks_that_training_turns_are_named_with_both_paired_differences(tmp_pa
     assert swap.probing.value > 0 > swap.training.value
     assert swap.is_proven
     alone = {name: system for name, system in systems.items() if system.encoder == "a"}
-    assert measured(problem, alone, tmp_path).disagreements == ()
+    assert measured(problem, alone, tmp_path, config).disagreements == ()
 
 
 def test_a_curve_survives_json(tmp_path: Path) -> None:
@@ -262,6 +326,8 @@ def test_an_unknown_system_is_refused_with_the_closest_name_and_no_labels_with_t
     problem = cohort(60, 1)
     with pytest.raises(EvaluationError, match="unknown 'pixel': did you mean 'pixels'"):
         measured(problem, {"pixels": probe(problem, 1.0)}, tmp_path, CurveConfig(systems=("pixel",)))
+    with pytest.raises(EvaluationError, match=r"curve\.target: unknown 'pixel': did you mean 'pixels'"):
+        measured(problem, {"pixels": probe(problem, 1.0)}, tmp_path, CurveConfig(target="pixel"))
     blank = replace(problem, truth=np.where(problem.roles == "test", np.nan, problem.truth))
     with pytest.raises(EvaluationError, match="0 test rows"):
         measured(blank, {"pixels": probe(problem, 1.0)}, tmp_path)

@@ -113,7 +113,9 @@ def test_scores_near_the_ceiling_are_drawn_by_their_log_odds_so_that_errors_are_
     high = replace(low, lines=(replace(low.lines[0], points=tuple(points)), *low.lines[1:]))
     axes = axes_of(curves.drawn(high))
     assert axes.get_yscale() == "logit"
-    assert axes.get_ylim()[1] < 1
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == len(points)]
+    assert len(drawn) == len(high.lines)
+    assert all(axes.get_ylim()[0] < y < axes.get_ylim()[1] for line in drawn for y in line.get_ydata())  # of 1, too
     assert "log-odds" in "".join(text.get_text() for text in axes.texts)
     losses = replace(high, metric="log_loss")
     assert axes_of(curves.drawn(losses)).get_yscale() == "linear"

@@ -1,24 +1,29 @@
 """What an evaluation may be asked beyond one encoder on one pool: other pools, other encoders, a probe on tokens."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from small_pool import STUDY, make_pool
 
 from medssl.core.errors import EncoderError, EvaluationError
+from medssl.core.files import read_json
 from medssl.data.prepare import prepare
 from medssl.engine.distributed import device_for
 from medssl.engine.scoring import embed
 from medssl.evaluation import fits
+from medssl.evaluation.curve import Curve
 from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
 from medssl.evaluation.problem import Kind
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
 from medssl.review import grids
 from medssl.study import Study, load_study
+from medssl.tracking.records import read_runs
 from medssl.verbs.context import find_encoder
 from medssl.verbs.evaluate import evaluate
 from medssl.verbs.pretrain import pretrain
@@ -149,7 +154,7 @@ def test_of_several_encoders_the_first_is_judged_and_the_others_compared_on_the_
 
 
 def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
-    folder: Path, data: dict[str, Any], tmp_path: Path
+    folder: Path, runs: tuple[str, str], data: dict[str, Any], tmp_path: Path
 ) -> None:
     probes = data["systems"]["encoder"]
     assert {"knn", "linear", "attentive"} <= probes.keys()
@@ -160,6 +165,41 @@ def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
     save_encoder(encoder, tmp_path, {**about, "fingerprint": "untrained"})
     with pytest.raises(EvaluationError, match=r"evaluation.attentive: the encoder resnet has no tokens"):
         evaluate(study, encoder=str(tmp_path))
+    compared = evaluate(study_of(folder, "evaluation.attentive=true"), encoder=[runs[0], str(tmp_path)]).data
+    assert compared["others"].keys() == {"untrained"}  # of the others the linear probe is asked
+
+
+CURVE = ["evaluation.curve.fractions=[0.5,1.0]", "evaluation.curve.seeds=2"]
+CURVE += [f"evaluation.curve.tuning.{key}={value}" for key, value in {"least": 2, "most": 2, "moments": 1}.items()]
+
+
+def test_a_curve_is_in_the_result_the_run_and_its_summary(folder: Path, runs: tuple[str, str]) -> None:
+    result = evaluate(study_of(folder, *CURVE), encoder=runs[0], curve=True)
+    found = Curve.from_json(result.data["curve"])
+    assert {"encoder.probe", "encoder.tuned", "random.probe", "scratch", "small_resnet", "pixels"} <= {
+        line.system for line in found.lines
+    }
+    run = folder / "workspace" / "runs" / result.data["run"]
+    assert Curve.from_json(read_json(run / "curve.json")) == found
+    assert (run / "pictures" / "curve.png").is_file()
+    summary = next(r for r in read_runs(folder / "workspace") if r.id == result.data["run"]).summary
+    assert summary["curve.encoder.probe.1"] == found.line("encoder.probe").points[-1].score
+    console = Console(width=200, file=io.StringIO())
+    for part in result.shown:
+        console.print(part)
+    assert "by labelled patients" in console.file.getvalue()
+
+
+def test_without_labels_no_curve_is_drawn_and_the_run_says_so(
+    folder: Path, runs: tuple[str, str], tmp_path: Path
+) -> None:
+    make_pool(tmp_path / "unlabelled", 40, labelled=False)
+    study = study_of(folder, *CURVE, f"pool={tmp_path / 'unlabelled'}")
+    result = evaluate(study, encoder=str(folder / "workspace" / "runs" / runs[0]), curve=True)
+    assert result.data["verdict"]["decision"] == "undecided"
+    assert "curve" not in result.data
+    journal = folder / "workspace" / "runs" / result.data["run"] / "journal.jsonl"
+    assert "no label-efficiency curve" in journal.read_text()
 
 
 def test_an_encoder_that_is_not_there_is_refused(folder: Path, runs: tuple[str, str]) -> None:

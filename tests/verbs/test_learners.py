@@ -9,10 +9,11 @@ import pytest
 import torch
 from small_pool import STUDY, make_pool
 
-from medssl.core.errors import EvaluationError
+from medssl.core.errors import Diverged, EvaluationError, TrainingError
 from medssl.core.types import Geometry, Role
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
+from medssl.engine import checkpoint
 from medssl.evaluation.problem import Kind, Problem
 from medssl.models.build import build_encoder
 from medssl.study import Study, load_study
@@ -145,15 +146,48 @@ def test_a_rate_that_diverges_loses_and_when_all_do_it_is_said(tmp_path: Path, m
 
     def diverging(model, feed, config, session, device):
         if config.lr > 1e-3:
-            raise learning.TrainingError("loss or gradient not finite")
+            raise Diverged("loss or gradient not finite")
         return train_loop(model, feed, config, session, device)
 
     monkeypatch.setattr(learning, "train", diverging)
     learner(train, val, test, 0)
     assert learner.told["rate"] == 1e-3
     hopeless = replace(learner, tuning=_tuning(4, 4, rates=[0.1, 0.3]))
-    with pytest.raises(learning.TrainingError, match=r"no rate of 0\.1, 0\.3 gave finite losses"):
+    with pytest.raises(Diverged, match=r"no rate of 0\.1, 0\.3 gave finite losses"):
         hopeless(train, val, test, 0)
+
+
+def test_what_else_goes_wrong_is_no_rate_that_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, found, data, problem = made(tmp_path)
+
+    def broken(*given):
+        raise TrainingError("a loader process was killed")
+
+    monkeypatch.setattr(learning, "train", broken)
+    with pytest.raises(TrainingError, match="was killed"):
+        learners(study, found, data, "shape", problem)[SMALL_RESNET](*rows(problem), 0)
+
+
+def test_no_checkpoint_is_written_and_recomputing_is_left_to_networks_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, found, data, problem = made(tmp_path, "tasks.shape.loop.recompute=true")
+
+    def save(*given, **kept):
+        raise AssertionError("a checkpoint of what is thrown away")
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    for learner in learners(study, found, data, "shape", problem).values():
+        learner(*rows(problem), 0)
+
+
+def test_epochs_told_are_those_taken_where_a_batch_holds_more_than_there_is(tmp_path: Path) -> None:
+    study, found, data, problem = made(tmp_path)
+    train, val, test = rows(problem)
+    few = np.concatenate([train[problem.truth[train] == c][:2] for c in (0, 1)])
+    learner = learners(study, found, data, "shape", problem)[SMALL_RESNET]
+    learner(few, val[:0], test, 0)
+    assert learner.told["epochs"] == learner.told["step"]  # one step passes through all four
 
 
 def test_an_untaught_network_learns_its_batch_statistics_and_a_taught_one_keeps_them(tmp_path: Path) -> None:
@@ -192,6 +226,8 @@ def test_a_mark_changes_with_weights_images_settings_and_metric_and_with_nothing
     assert marks() == first
     other = build_encoder(study.encoder.name, study.encoder.config, data.geometry, seed=8)
     assert [a == b for a, b in zip(marks(found=replace(found, encoder=other)), first, strict=True)] == [0, 1, 1]
+    pooled = found.about["config"] | {"pool": "cls"}  # the same weights, another network
+    assert marks(found=replace(found, about=found.about | {"config": pooled}))[0] != first[0]
     for changed in (
         marks(data=data.role(Role.DEV)),
         marks(metric="auprc"),
