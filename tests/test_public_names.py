@@ -15,7 +15,15 @@ def test_public_names_are_these_and_no_others() -> None:
 
 
 def test_importing_medssl_or_its_help_pulls_in_no_heavy_library() -> None:
-    heavy = "('torch', 'monai', 'mlflow', 'timm', 'sklearn', 'polars', 'pydicom')"
-    code = f"import sys, medssl, medssl.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert _loaded_by("medssl, medssl.cli", "torch", "monai", "mlflow", "timm", "sklearn", "polars", "pydicom") == "[]"
+
+
+def test_ingesting_and_counting_a_pool_do_without_the_libraries_that_train_judge_and_draw() -> None:
+    verbs = "medssl.verbs.ingest, medssl.verbs.pool, medssl.verbs.remove"
+    assert _loaded_by(verbs, "torch", "monai", "mlflow", "timm", "sklearn", "matplotlib", "highdicom") == "[]"
+
+
+def _loaded_by(modules: str, *heavy: str) -> str:
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import atomic
-from medssl.review.page import data_uri, environment
+from medssl.review.html import data_uri, environment
 
 TILE, GAP, CAPTION, FRAME = 160, 8, 28, 6  # pixels
 INK, PAPER = "#1b2230", "white"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medssl.core.files import atomic
-from medssl.review import curves, evaluated, findings, plots, words
+from medssl.review import curves, evaluated, findings, plots
 from medssl.review.evaluated import Evaluated
+from medssl.review.html import environment
 from medssl.review.tables import key_figures
 from medssl.tracking.records import RunRecord
 
@@ -100,35 +99,6 @@ def _contents(judged: Sequence[Evaluated]) -> list[tuple[str, str]]:
     return (
         [(place, f"{words} ({whose})" if several else words) for place, words, whose in parts] if len(parts) > 2 else []
     )
-
-
-def environment() -> Environment:
-    """Return the templates of this room, escaping every value and refusing unknown names."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.globals["image"] = data_uri
-    made.tests["explained"] = lambda system: bool(words.meaning(system))
-    made.filters |= {
-        "system": words.system_name,
-        "meaning": words.meaning,
-        "reading": words.reading,
-        "signed": words.signed,
-        "name": words.name,
-        "sentence": words.sentence,
-        "kind": words.kind_name,
-        "picture": words.picture_name,
-        "interval": words.interval,
-        "number": words.number,
-        "when": words.when,
-        "duration": words.duration,
-    }
-    return made
-
-
-def data_uri(png: Path | bytes) -> str:
-    """Return a PNG file, or its bytes, as an inline image address."""
-    content = png if isinstance(png, bytes) else png.read_bytes()
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def _link(start: Path, path: Path) -> str:

@@ -14,7 +14,7 @@ from medssl.core.files import atomic
 from medssl.pool.info import PoolInfo
 from medssl.review import reasons
 from medssl.review.contact_sheet import thumbnail
-from medssl.review.page import data_uri, environment
+from medssl.review.html import data_uri, environment
 
 COLUMNS = {
     "body_part": "Body parts",

@@ -16,7 +16,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.files import write_json
 from medssl.core.live import Tally, file_table
 from medssl.core.progress import stderr
-from medssl.data.prepare import PrepareConfig, Preparer
+from medssl.data.prepare_config import PrepareConfig
 from medssl.ingest.cluster import Cluster
 from medssl.ingest.executors import Executor, Workers
 from medssl.ingest.images import ImageTable
@@ -65,7 +65,11 @@ def ingest(
     label_file = LabelFile.read(labels, tasks) if labels else None
     image_table = ImageTable.read(images) if images else None
     is_new = not (pool_folder / "pool.json").exists()
-    transform = Preparer(prepare) if prepare is not None else None
+    transform = None
+    if prepare is not None:
+        from medssl.data.prepare import Preparer  # torch, which plain ingestion does without
+
+        transform = Preparer(prepare)
     if is_new:
         pool = Pool.create(pool_folder, key, prepare=transform.settings if transform is not None else None)
     else:

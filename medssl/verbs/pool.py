@@ -15,7 +15,6 @@ from rich.table import Table
 from medssl.core.errors import CorruptShard, MedsslError
 from medssl.core.progress import bar, stages
 from medssl.core.types import Role
-from medssl.data.prepare import PrepareConfig, picture
 from medssl.pool import remote
 from medssl.pool.info import Histogram, Words
 from medssl.pool.pool import Pool, PoolInfo
@@ -146,6 +145,8 @@ def _examples(pool: Pool) -> dict[str, list[Example]]:
 
 
 def _example(row: Mapping[str, Any], voxels: Any) -> Example:
+    from medssl.data.prepare import PrepareConfig, picture  # torch, which counting does without
+
     shape = " x ".join(map(str, row["shape"]))
     facts = ", ".join(filter(None, [row["body_part"], row["view"], shape]))
     return Example(row["volume"], row["role"], facts, picture(voxels, row, PrepareConfig()))

@@ -32,7 +32,7 @@ from medssl.ingest.rules import Rules
 from medssl.pool import frames, shards
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
-from medssl.review.page import data_uri
+from medssl.review.html import data_uri
 from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
 from medssl.verbs.ingest import ingest as ingest_verb
