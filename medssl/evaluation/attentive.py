@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from medssl.core.errors import EvaluationError
 from medssl.core.keys import hash_words
+from medssl.evaluation.choosing import Holdout
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
-from medssl.evaluation.solvers import Fold, Labelled, folds
+from medssl.evaluation.solvers import Labelled, folds
 
 HEADS = 8
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -107,19 +108,20 @@ class _Trainer:
         whole = np.arange(len(train.y))
         held_out = folds(train, val, self.problem.kind)[:1]
         if not held_out:
-            model = self._train(x, target, Fold(whole, whole[:0]), *UNTUNED).model
+            model = self._train(x, target, Holdout(whole, whole[:0]), *UNTUNED).model
         else:
             runs = {rate: self._train(x, target, held_out[0], rate, MOST_EPOCHS) for rate in LEARNING_RATES}
             rate, best = min(runs.items(), key=lambda run: run[1].loss)
-            on_val = held_out[0].held[0] >= len(whole)
-            model = best.model if on_val else self._train(x, target, Fold(whole, whole[:0]), rate, best.epochs).model
+            model = best.model
+            if not held_out[0].is_val:
+                model = self._train(x, target, Holdout(whole, whole[:0]), rate, best.epochs).model
         with torch.no_grad():
             out = torch.cat([model(self._tensor((part - mean) / spread)) for part in _parts(test_x)]).double()
         if self.problem.kind.exclusive:
             return out.softmax(dim=1).numpy()
         return (out * scale + centre).numpy() if self._numbers else out.sigmoid().numpy()
 
-    def _train(self, x: Tensor, target: Tensor, fold: Fold, rate: float, epochs: int) -> _Trained:
+    def _train(self, x: Tensor, target: Tensor, fold: Holdout, rate: float, epochs: int) -> _Trained:
         """Return the epoch of least held-out loss, or the last one where nothing is held out."""
         generator = torch.Generator().manual_seed(hash_words("attentive probe", self.seed) % 2**63)
         model = AttentiveProbe(x.shape[2], self.heads, self.problem.num_outputs, generator)

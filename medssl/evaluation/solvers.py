@@ -1,8 +1,8 @@
 """Linear models on frozen features, all tuned by one rule: what is held out chooses space and penalty.
 
-Held out is ``val`` where it can judge, else patients of ``train`` in turn (cross-validation), else nothing: then the
-penalty is a fixed one. Classes and ordered classes get a multinomial logistic regression: it puts no order on the
-slopes, so it needs no proportional odds, and an order that the features hold shows in the probabilities of
+Held out is what ``choosing`` says: ``val`` where it is large enough, else patients of ``train`` in turn, else nothing:
+then the penalty is a fixed one. Classes and ordered classes get a multinomial logistic regression: it puts no order
+on the slopes, so it needs no proportional odds, and an order that the features hold shows in the probabilities of
 neighbouring classes. Each finding gets a logistic regression of its own, tuned on its own; numbers get a ridge
 regression.
 """
@@ -19,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from medssl.core.errors import EvaluationError
+from medssl.evaluation.choosing import Holdout, splits
 from medssl.evaluation.problem import Floats, Kind, Problem, Rows
 
 INVERSE_PENALTIES = tuple(float(c) for c in np.logspace(-5, 2, 8))
 UNTUNED_INVERSE_PENALTY = 1e-2  # where neither validation nor cross-validation can be had
 MAX_FOLDS = 5
-MIN_VAL_PATIENTS = 2  # of a regression: one number tells no penalty from another
 
 Space = tuple[Floats, Floats]  # features of [train; val] and of test
 
@@ -47,14 +46,6 @@ class Labelled:
         return cls(x[rows], y.astype(np.int64) if problem.names else y, problem.patients[rows])
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Rows of [train; val] to fit on, and those held out."""
-
-    fit: Rows
-    held: Rows
-
-
 def solve(spaces: Sequence[Space], train: Labelled, val: Labelled, *, kind: Kind, num_classes: int) -> Floats:
     """Return ``M K`` predictions by the space and penalty of least held-out loss (ties: the first, more penalty).
 
@@ -72,30 +63,16 @@ def solve(spaces: Sequence[Space], train: Labelled, val: Labelled, *, kind: Kind
     return _tuned(spaces, train, val, _Ridge() if kind is Kind.REGRESSION else _Logistic(num_classes))
 
 
-def folds(train: Labelled, val: Labelled, kind: Kind) -> list[Fold]:
-    """Return what is held out in turn by the rule above; nothing where nothing can be."""
-    rows = np.arange(len(train.y))
-    whole = [Fold(rows, len(rows) + np.arange(len(val.y)))]
-    if not kind.exclusive:
-        if len(np.unique(val.patients)) >= MIN_VAL_PATIENTS:
-            return whole
-        num = min(MAX_FOLDS, len(np.unique(train.patients)))
-        return [Fold(*sides) for sides in GroupKFold(num).split(rows, groups=train.patients)] if num > 1 else []
-    if set(train.y) <= set(val.y):
-        return whole
-    rarest = min(len(np.unique(train.patients[train.y == c])) for c in np.unique(train.y))
-    if rarest < 2:
-        return []
-    splitter = StratifiedGroupKFold(min(MAX_FOLDS, rarest))
-    found = [Fold(fit, held) for fit, held in splitter.split(rows, train.y, train.patients)]
-    return [f for f in found if len(f.held) and len(np.unique(train.y[f.fit])) > 1]
+def folds(train: Labelled, val: Labelled, kind: Kind) -> list[Holdout]:
+    """Return what is held out in turn, rows counted through [train; val]; see ``splits``."""
+    return splits((train.y, train.patients), (val.y, val.patients), MAX_FOLDS, exclusive=kind.exclusive)
 
 
 class _Solver(ABC):
     kind: Kind
 
     @abstractmethod
-    def path(self, x: Floats, y: NDArray[Any], fold: Fold) -> list[float]:
+    def path(self, x: Floats, y: NDArray[Any], fold: Holdout) -> list[float]:
         """Return the held-out loss of each penalty."""
 
     @abstractmethod
@@ -108,7 +85,7 @@ class _Logistic(_Solver):
     num_classes: int
     kind = Kind.CLASSES
 
-    def path(self, x: Floats, y: NDArray[Any], fold: Fold) -> list[float]:
+    def path(self, x: Floats, y: NDArray[Any], fold: Holdout) -> list[float]:
         model, losses = LogisticRegression(max_iter=1000, warm_start=True), []  # each fit starts from the one before
         for c in INVERSE_PENALTIES:
             _converged(model.set_params(C=c), x[fold.fit], y[fold.fit])
@@ -130,7 +107,7 @@ class _Logistic(_Solver):
 class _Ridge(_Solver):
     kind = Kind.REGRESSION
 
-    def path(self, x: Floats, y: NDArray[Any], fold: Fold) -> list[float]:
+    def path(self, x: Floats, y: NDArray[Any], fold: Holdout) -> list[float]:
         given = [self.predict(x[fold.fit], y[fold.fit], x[fold.held], c)[:, 0] for c in INVERSE_PENALTIES]
         return [float(((y[fold.held] - each) ** 2).mean()) for each in given]
 

@@ -33,6 +33,7 @@ from medssl.verbs.learners import ENCODER, SCRATCH, SMALL_RESNET, Learner, learn
 
 RANDOM, PUBLIC = "random", "public"
 SHOWN_PIXELS = ("pixels", "frame", "thumbnail")
+RULE = 2  # by which probes choose; another number makes kept ones anew
 
 
 def curve(
@@ -116,14 +117,14 @@ def systems(
     images = small_images(data)
     for name in SHOWN_PIXELS:
         values = BASELINES[name](images)
-        made[name] = System(fits.pca_fit(problem, values, name), f"pca {_digest(values)}", baseline=True)
+        made[name] = System(fits.pca_fit(problem, values, name), f"pca {RULE} {_digest(values)}", baseline=True)
     return made
 
 
 def _probe(problem: Problem, several: Sequence[NDArray[Any]], name: str, *, baseline: bool = True) -> System:
     """Return the probe of an encoder's features; of several encoders by turns, so that the draws show their luck."""
     fit = fits.in_turn([fits.linear_fit(problem, features, name) for features in several])
-    mark = f"linear {' '.join(map(_digest, several))}"
+    mark = f"linear {RULE} {' '.join(map(_digest, several))}"
     return System(fit, mark, len(several) > 1, name, Use.PROBE, baseline)
 
 

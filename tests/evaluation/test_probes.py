@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medssl.core.errors import EvaluationError
+from medssl.evaluation.choosing import ENOUGH
 from medssl.evaluation.probes import INVERSE_PENALTIES, Labelled, knn_probe, linear_probe, pixels_probe
 from medssl.evaluation.representation import feature_std, rankme
 
@@ -52,6 +53,15 @@ def test_validation_chooses_the_penalty():
     assert np.ptp(flat[:, 1]) < 0.05  # C = 1e-5
     assert chosen > 0.55
     assert INVERSE_PENALTIES[0] == pytest.approx(1e-5)
+
+
+def test_a_handful_of_validation_labels_chooses_nothing_and_is_not_learnt_from():
+    rng = np.random.default_rng(3)
+    train, test = gaussian(rng, 60, dim=50, shift=1.2), gaussian(rng, 40, dim=50)
+    alone = linear_probe(train, Labelled(train.x[:0], train.y[:0], train.patients[:0]), test.x, num_classes=2)
+    few, enough = (gaussian(rng, n, dim=50, shift=-1.2) for n in (2 * ENOUGH - 1, 20 * ENOUGH))  # both mislead
+    assert (linear_probe(train, few, test.x, num_classes=2) == alone).all()
+    assert np.abs(linear_probe(train, enough, test.x, num_classes=2) - alone).max() > 0.05
 
 
 def test_without_validation_a_patient_is_never_on_both_sides_of_a_fold():
