@@ -10,7 +10,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from small_pool import STUDY
+
+settings.register_profile("medssl", deadline=None)  # no test is timed: other jobs run beside
+settings.load_profile("medssl")
 
 
 @pytest.fixture(scope="session")

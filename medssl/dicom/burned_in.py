@@ -57,7 +57,9 @@ def masked(array: NDArray[Any], regions: Sequence[Region] = (), padding: int | N
     What is blanked becomes padding, else black, which of signed values is the lowest.
     """
     shown = array.copy()
-    nothing = padding if padding is not None else 0 if array.ndim == 3 or array.dtype.kind == "u" else array.min()
+    nothing: Any = 0 if array.ndim == 3 or array.dtype.kind == "u" else array.min()
+    if padding is not None:
+        nothing = np.clip(padding, np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
     if regions:
         outside = np.ones(array.shape[:2], bool)
         for r in regions:

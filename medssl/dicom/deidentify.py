@@ -180,4 +180,4 @@ def age_years(person: Person, study_date: str) -> float | None:
         years = (seen - born).days / DAYS_A_YEAR
     if not 0 <= years < 130:
         return None
-    return min(float(int(years)), MAX_AGE_YEARS) if years >= 2 else round(int(years * 12) / 12, 2)
+    return min(float(int(years)), MAX_AGE_YEARS) if years >= 2 else round(int(years * 12 + 1e-9) / 12, 2)

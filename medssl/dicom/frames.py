@@ -40,6 +40,7 @@ NUCLEAR_SPLIT = ("EnergyWindowVector", "DetectorVector", "RotationVector", "RRIn
 NUCLEAR_PHASE = ("PhaseVector", "TimeSlotVector", "TimeSliceVector", "AngularViewVector")
 CENTIMETRES = 3  # of PhysicalUnitsXDirection
 TWO_DIMENSIONAL = 1  # of RegionSpatialFormat
+GE_B_OFFSET = 10**9
 
 Items = Mapping[int, Sequence[Found]]
 
@@ -157,9 +158,17 @@ def values_of(fields: Fields, *, is_signed: bool) -> Values:
 
 def phase_of(fields: Fields, dimensions: Sequence[int] | None = None) -> tuple[str, ...]:
     """Return the slots of ``PHASES``; ``dimensions`` are those indices that are no places."""
-    found = ["\\".join(t for keyword in keywords for t in fields.texts(keyword)) for keywords in PHASES[:-1]]
+    found = ["\\".join(t for keyword in keywords for t in _texts(fields, keyword)) for keywords in PHASES[:-1]]
     indices = fields.texts("DimensionIndexValues") if dimensions else ()
     return *found, "\\".join(indices[i] for i in dimensions or () if i < len(indices))
+
+
+def _texts(fields: Fields, keyword: str) -> Sequence[str]:
+    """Return the values of an element; of GE's b-value without the 10^9 that its scanners add to some."""
+    texts = fields.texts(keyword)
+    if keyword == "GEBValue" and texts and texts[0].strip().isdigit():
+        return [str(int(texts[0]) % GE_B_OFFSET), *texts[1:]]
+    return texts
 
 
 def regions_of(items: Items, fields: Fields) -> tuple[Region, ...]:

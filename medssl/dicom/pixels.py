@@ -9,6 +9,7 @@ from medssl.dicom.reasons import DicomProblem, Reason
 
 MAX_FRAME_BYTES = 1 << 30  # decoded
 MAX_FRAMES = 100_000
+MAX_VOXEL_BYTES = 1 << 35  # of all frames, decoded
 COLOURS = ("Red", "Green", "Blue")
 TABLES = [f"{colour}PaletteColorLookupTable" for colour in COLOURS]
 SEGMENTED = [f"Segmented{table}Data" for table in TABLES]
@@ -48,7 +49,8 @@ def pixel_format(parsed: Parsed) -> PixelFormat:
         raise DicomProblem(Reason.UNSUPPORTED_PIXELS if is_sound else Reason.BAD_PIXEL_FORMAT)
     if min(pixels.rows, pixels.columns) < 1 or pixels.samples not in (1, 3) or not stored - 1 <= pixels.high_bit < bits:
         raise DicomProblem(Reason.BAD_PIXEL_FORMAT)
-    if pixels.num_bytes > MAX_FRAME_BYTES or pixels.num_encoded > MAX_FRAMES:
+    is_large = pixels.num_bytes > MAX_FRAME_BYTES or pixels.num_bytes * pixels.num_encoded > MAX_VOXEL_BYTES
+    if is_large or pixels.num_encoded > MAX_FRAMES:
         raise DicomProblem(Reason.TOO_LARGE)
     _expect_frames(pixels, span)
     return pixels

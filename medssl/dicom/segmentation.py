@@ -23,6 +23,7 @@ from medssl.dicom.reasons import DicomProblem, Reason
 
 MAX_BYTES = 1 << 30  # of the masks of one object, and of the object itself
 # of radiotherapy
+PLAIN = re.compile(r"[A-Za-z0-9 _.,()+-]*")  # of a label that its words and numbers say wholly
 PLANNING_WORDS = frozenset(["gtv", "ctv", "ptv", "itv", "oar", "external", "contour", "l", "r", "lt", "rt"])
 PLANE_TOLERANCE = 0.25  # of the distance between slices: a contour further away lies on no slice
 
@@ -165,11 +166,14 @@ def _expect_room(num: int, grid: Grid) -> None:
 def name_of(number: int, *labels: str) -> str:
     """Return the first of ``labels`` that may enter a pool: one made of words that SNOMED CT names anatomy with.
 
-    Labels are free text, so that any other word could be a name; without a label that will do, it is a number.
+    Labels are free text, so that any other word could be a name, and several digits a date or a record number: one
+    number of up to two digits may stand beside the words. Without a label that will do, it is a number.
     """
     for label in labels:
-        words = re.findall(r"[A-Za-z][a-z]*|[A-Z]+|\d+", label)
-        if words and all((word.isdigit() and len(word) < 4) or word.casefold() in _words() for word in words):
+        words = re.findall(r"[A-Za-z][a-z]*|[A-Z]+|\d+", label) if PLAIN.fullmatch(label) else []
+        numbers = [word for word in words if word.isdigit()]
+        known = all(word.casefold() in _words() for word in words if word not in numbers)
+        if len(words) > len(numbers) and known and (not numbers or (len(numbers) == 1 and len(numbers[0]) < 3)):
             return " ".join(label.split())
     return f"segment {number}"
 

@@ -112,7 +112,7 @@ def _zip(place: Place) -> Listing | None:
     ends = [one.header_offset for one in ordered[1:]] + [num_bytes]
     if any(one.header_offset + 30 + one.compress_size > end for one, end in zip(ordered, ends, strict=True)):
         raise DicomProblem(Reason.ARCHIVE_BOMB)  # members that share their bytes
-    files = [one for one in found if not one.is_dir()]
+    files = [one for one in found if not (one.is_dir() or (one.filename.endswith("\\") and not one.file_size))]
     return Listing(tuple(_zip_member(place, mark, one) for one in files))
 
 
@@ -172,8 +172,13 @@ def _tar_members(
             end = cast(Any, archive).offset
         handle.seek(end)
         last = handle.read(TAR_BLOCK)  # zeros, unless something came in between: tarfile would not say
-        if len(last) < TAR_BLOCK or any(last):
+        if len(last) < TAR_BLOCK:
             reason = Reason.DAMAGED_ARCHIVE if any(last) else Reason.TRUNCATED_ARCHIVE
+        while last and reason is None:  # as are those behind it, unless another archive was appended
+            end += len(last)
+            _expect_bounded(num, end, packed_bytes)
+            reason = Reason.DAMAGED_ARCHIVE if any(last) else None
+            last = handle.read(1 << 20)
     except EOFError:
         reason = Reason.TRUNCATED_ARCHIVE
     except tarfile.ReadError as error:

@@ -172,7 +172,8 @@ class _Run:
             self._expect_known(labels, entries)
         volumes, fates = settle(*self._build(files, new), self.pool)
         asked = segmentations(files, entries)
-        masks, fates = drawn(asked, volumes, fates, self.pool, self.pseudonyms, self.workers, self.work.folder)
+        with self.work.writing():
+            masks, fates = drawn(asked, volumes, fates, self.pool, self.pseudonyms, self.workers, self.work.folder)
         into = {**self.known.volumes, **dict(fates.select("source_key", "volume").iter_rows())} if asks_all else {}
         resolved = None if labels is None else self._resolve(labels, entries, volumes, into)
         given = None if resolved is None else resolved.table(self.pool, LABEL_SOURCE, LABEL_SOURCE)

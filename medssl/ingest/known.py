@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import TypeGuard
 
 import polars as pl
 
@@ -26,7 +27,8 @@ class Known:
     def __init__(self, pool: Pool, pseudonyms: Pseudonyms) -> None:
         self._rows, self._volumes, self.pseudonyms = pool.instances, pool.catalog.volumes, pseudonyms
         self._row = {key: row for row, key in enumerate(self._rows["source_key"])}
-        self._is_passing = self._rows["reason"].is_in(list(PASSING)).fill_null(False).to_numpy()
+        is_passing = self._rows["reason"].is_in(list(PASSING)).fill_null(False) & self._rows["volume"].is_null()
+        self._is_passing = is_passing.to_numpy()
         self._bytes, self._has_sop = self._rows["bytes"].to_numpy(), self._rows["sop"].is_not_null().to_numpy()
 
     @cached_property
@@ -59,19 +61,21 @@ class Known:
         for file in files:
             key = self.pseudonyms.source(file.relative)
             row = self._row.get(key)
-            if row is not None and self._is_passing[row]:
-                yield True, key, file
-                continue
-            if row is not None and self._bytes[row] != file.num_bytes:
+            if self._is_settled(row) and self._bytes[row] != file.num_bytes:
                 key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
                 row = self._row.get(key)
-            if row is not None and file.about is not None and not self._has_sop[row]:
+            if self._is_settled(row) and file.about is not None and not self._has_sop[row]:
                 key = self.pseudonyms.key.hmac("source", file.relative, "image")
                 row = self._row.get(key)
-            if row is not None and self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
+            is_new = not self._is_settled(row)
+            if not is_new and self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
-            yield row is None, key, file
+            yield is_new, key, file
         self._expect_same(list(folders.values()))
+
+    def _is_settled(self, row: int | None) -> TypeGuard[int]:
+        """Say whether the pool has a row of a file, and another look at it could not find more."""
+        return row is not None and not self._is_passing[row]
 
     def _expect_same(self, files: list[NamedFile]) -> None:
         """Look into one known file a folder: two exports often use the same names for other images."""

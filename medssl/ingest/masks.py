@@ -17,6 +17,7 @@ from medssl.dicom.reasons import DicomProblem, Reason
 from medssl.dicom.segmentation import Grid, read_segmentation
 from medssl.ingest.executors import Died, Executor
 from medssl.ingest.index import Entries, Entry
+from medssl.ingest.work import Work
 from medssl.pool.masks import MASKS, path_of, write
 from medssl.pool.pool import Pool
 
@@ -24,22 +25,37 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Found:
+    """Where the work folder holds the entry of a segmentation; says neither paths nor identifiers to a scheduler."""
+
+    work: Work
+    chunk: str
+    place: int
+    source_key: str
+
+    def load(self) -> Entry:
+        """Return the entry."""
+        (entry,) = Entries(self.work, ()).of(self.chunk, [self.place])
+        return entry
+
+
+@dataclass(frozen=True)
 class _Task:
-    entry: Entry
+    found: Found
     pseudonyms: Pseudonyms
     folder: Path
     volume: Row | None = None
 
 
-def segmentations(files: pl.DataFrame, entries: Entries) -> list[Entry]:
-    """Return the entries of those ``files`` (rows of the index, of the first chunks of ``entries``) that are some."""
-    rows = files.filter(pl.col("reason").cast(pl.String) == Reason.SEGMENTATION).group_by("chunk").agg("place")
-    chunks = [(entries.chunks[chunk].name, places) for chunk, places in rows.sort("chunk").iter_rows()]
-    return [entry for name, places in chunks for entry in entries.of(name, places)]
+def segmentations(files: pl.DataFrame, entries: Entries) -> list[Found]:
+    """Return those of ``files`` (rows of the index, of the first chunks of ``entries``) that are some."""
+    rows = files.filter(pl.col("reason").cast(pl.String) == Reason.SEGMENTATION).sort("chunk", "place")
+    places = rows.select("chunk", "place", "source_key").iter_rows()
+    return [Found(entries.work, entries.chunks[chunk].name, place, key) for chunk, place, key in places]
 
 
 def drawn(
-    entries: Sequence[Entry],
+    asked: Sequence[Found],
     volumes: pl.DataFrame,
     fates: pl.DataFrame,
     pool: Pool,
@@ -52,7 +68,7 @@ def drawn(
     One belongs to the volume that holds most of the images it refers to, in ``pool`` or of this run.
 
     Args:
-        entries: the segmentations.
+        asked: the segmentations.
         volumes: of this run.
         fates: of this run's files, with their sop.
         pool: that all this is to go to.
@@ -60,9 +76,9 @@ def drawn(
         workers: do it.
         folder: takes the place of the pool's for the voxels, until the run commits.
     """
-    if not entries:
+    if not asked:
         return pl.DataFrame(schema=MASKS), fates
-    tasks = [_Task(entry, pseudonyms, folder) for entry in entries]
+    tasks = [_Task(found, pseudonyms, folder) for found in asked]
     images = list(workers.run(_images, tasks))
     place = _places(images, pl.concat([pool.instances.select("sop", "volume"), fates.select("sop", "volume")]))
     rows = pl.concat([pool.catalog.volumes, volumes], how="diagonal").filter(pl.col("volume").is_in(place))
@@ -74,7 +90,7 @@ def drawn(
         for name, found in zip(place, images, strict=True)
     ]
     changes = pl.DataFrame(
-        [_fate(entry, name, one) for entry, name, one in zip(entries, place, made, strict=True)],
+        [_fate(found.source_key, name, one) for found, name, one in zip(asked, place, made, strict=True)],
         schema=dict.fromkeys(("source_key", "outcome", "reason", "volume"), pl.String),
         orient="row",
     )
@@ -95,17 +111,17 @@ def _places(images: Sequence[frozenset[str] | Reason | Died], instances: pl.Data
     return places
 
 
-def _fate(entry: Entry, volume: str | None, made: dict[str, Any] | Reason | Died) -> tuple[str, str, str, str | None]:
+def _fate(key: str, volume: str | None, made: dict[str, Any] | Reason | Died) -> tuple[str, str, str, str | None]:
     if isinstance(made, dict):
-        return entry.source_key, str(Outcome.LABEL), str(Reason.SEGMENTATION), volume
+        return key, str(Outcome.LABEL), str(Reason.SEGMENTATION), volume
     reason = made if isinstance(made, Reason) else Reason.BUILD_FAILED
-    return entry.source_key, str(reason.outcome), str(reason), volume
+    return key, str(reason.outcome), str(reason), volume
 
 
 def _images(task: _Task) -> frozenset[str] | Reason:
     """Return the pseudonyms of the images that a segmentation refers to."""
     try:
-        found = read_segmentation(task.entry.file.place)
+        found = read_segmentation(task.found.load().file.place)
     except DicomProblem as problem:
         return problem.reason
     except OSError:
@@ -120,12 +136,12 @@ def _draw(task: _Task) -> dict[str, Any] | Reason:
         return Reason.MASK_GEOMETRY
     grid = Grid((*volume["shape"],), np.reshape(volume["affine"], (4, 4)))
     try:
-        found = read_segmentation(task.entry.file.place).on(grid)
+        found = read_segmentation(task.found.load().file.place).on(grid)
     except DicomProblem as problem:
         return problem.reason
     except OSError:
         return Reason.UNREADABLE
-    name = task.pseudonyms.key.hmac("mask", volume["volume"], task.entry.source_key)
+    name = task.pseudonyms.key.hmac("mask", volume["volume"], task.found.source_key)
     columns = write(path_of(task.folder, name), found.masks)
     ids = {level: volume[level] for level in ("volume", "patient", "study")}
     return {"mask": name, **ids, "labels": list(found.labels), **columns}

@@ -24,11 +24,14 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
 
 from medssl.core.places import LocalFile, Place
 from medssl.dicom import vocabulary
 from medssl.dicom.deidentify import Described, Pseudonyms, is_placeholder
+from medssl.dicom.geometry import MAX_SHEAR_DEGREES
 from medssl.dicom.header import Ids
+from medssl.dicom.pixels import MAX_VOXEL_BYTES
 from medssl.dicom.reasons import DicomProblem, Reason
 from medssl.ingest.content import Content, digest, digest_of
 from medssl.ingest.sources import SourceFile
@@ -46,7 +49,6 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HEADER_BYTES = 540  # of the longer kind of header
 SAMPLE_BYTES = 1 << 16  # of a file, to tell it from others
 MAX_ABOUT_BYTES = 1 << 20  # of a dataset.json
-MAX_VOXEL_BYTES = 1 << 35  # decoded
 MAX_EXTRA_BYTES = 16 << 20  # around the voxels: extensions before them, padding after
 DAMAGES = (
     DicomProblem,
@@ -112,8 +114,9 @@ class NiftiHeader:
         is_placed = space == 3 and (image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
         affine = [float(v) for v in (RAS_TO_LPS @ np.diag([scale, scale, scale, 1.0]) @ image.affine).ravel()]
         spacing = [abs(float(v)) * scale for v in image.header.get_zooms()[:space][::-1]]
+        is_tilted = False
         if is_placed:
-            spacing = np.linalg.norm(np.reshape(affine, (4, 4))[:3, 2::-1], axis=0).tolist()
+            spacing, is_tilted = _steps(np.reshape(affine, (4, 4))[:3, 2::-1])
         times = _times(image.header) if has_time else None
         return Content(
             array=array,
@@ -127,10 +130,26 @@ class NiftiHeader:
             window_width=None,
             padding=None,
             photometric="MONOCHROME2",
-            flags=frozenset({"t_index" if times is None else "t_seconds"} if has_time else ()),
+            flags=frozenset(
+                ({"t_index" if times is None else "t_seconds"} if has_time else set())
+                | ({"gantry_tilt"} if is_tilted else set())
+            ),
             has_time=has_time,
             times=times,
         )
+
+
+def _steps(axes: NDArray[Any]) -> tuple[list[float], bool]:
+    """Return mm from plane to plane, row to row, column to column, and whether the planes are sheared.
+
+    ``axes``: mm of a step along each, ``3 ZYX`` in columns. The first is measured along the normal of the planes.
+    """
+    lengths = np.linalg.norm(axes, axis=0)
+    normal = np.cross(axes[:, 2], axes[:, 1])
+    area = np.linalg.norm(normal)
+    across = abs(float(axes[:, 0] @ normal)) / area if area else 0.0
+    lean = np.degrees(np.arccos(min(1.0, across / lengths[0]))) if lengths[0] else 0.0
+    return [across, *lengths[1:].tolist()], bool(lean > MAX_SHEAR_DEGREES)
 
 
 def is_nifti(file: SourceFile) -> bool:

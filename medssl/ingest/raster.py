@@ -31,6 +31,7 @@ from medssl.ingest.table import complain
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM")
 MAX_PIXELS = 128 << 20
+MAX_FILE_BYTES = 512 << 20
 SAMPLE_BYTES = 1 << 16  # of a file, to tell it from others
 RISKS = frozenset(["ES", "OT", "RF", "SC", "US", "XA", "XC"])  # kinds that often hold text in their pixels
 ORIENTATION = 0x0112  # of EXIF
@@ -73,7 +74,9 @@ class RasterHeader:
             DicomProblem: the file is cut, damaged, or of a kind of pixels that no volume has.
         """
         with file.place.open() as handle:
-            data = handle.read()
+            data = handle.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise DicomProblem(Reason.TOO_LARGE)
         try:
             with quiet(), _opened(io.BytesIO(data)) as image:
                 array = _upright(_pixels(image, data), image.getexif().get(ORIENTATION, 1))

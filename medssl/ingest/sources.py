@@ -200,25 +200,29 @@ def _without_version(name: str) -> str:
 
 
 def _walk(path: Path, relative: str, visited: set[tuple[int, int]]) -> Iterator[SourceFile]:
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            place = LocalFile(path)
-            yield SourceFile(place, relative, status.st_size, place.mark())
-            return
-        if not stat.S_ISDIR(status.st_mode):
+    """Yield the files below a folder, in the order of their names; folders may be nested as deep as a disk has them."""
+    waiting = [(path, relative)]
+    while waiting:
+        path, relative = waiting.pop()
+        try:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                place = LocalFile(path)
+                yield SourceFile(place, relative, status.st_size, place.mark())
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
+                continue
+            if _identity(path) in visited:
+                continue
+            visited.add(_identity(path))
+            names = sorted(os.listdir(path))
+        except OSError:
             yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
-            return
-        if _identity(path) in visited:
-            return
-        visited.add(_identity(path))
-        names = sorted(os.listdir(path))
-    except OSError:
-        yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
-        return
-    taken: dict[str, int] = {}  # two spellings of one name are two files
-    for name in names:
-        yield from _walk(path / name, f"{relative}/{_free(_plain(name), taken)}", visited)
+            continue
+        taken: dict[str, int] = {}  # two spellings of one name are two files
+        below = [(path / name, f"{relative}/{_free(_plain(name), taken)}") for name in names]
+        waiting += reversed(below)
 
 
 def _expanded(files: Iterable[SourceFile]) -> Iterator[SourceFile]:

@@ -138,7 +138,7 @@ def groups(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
 def _encoding(one: Slice) -> tuple[Any, ...]:
     pixels = one.header.pixels
     layout = pixels.rows, pixels.columns, pixels.samples, pixels.bits_allocated, pixels.is_signed, pixels.photometric
-    return *layout, *one.header.acquisition.split, *one.frame.split
+    return *layout, one.frame.values.has_rescale, *one.header.acquisition.split, *one.frame.split
 
 
 def _places(slices: Sequence[Slice]) -> list[list[Slice]]:

@@ -235,6 +235,8 @@ class _Builder:
             self.kept.reject([item.source_key], problem.reason)
         except OSError:
             self.kept.reject([item.source_key], Reason.UNREADABLE)
+        except Exception:  # unforeseen; the other files of the unit are not to suffer for it
+            self.kept.reject([item.source_key], Reason.BUILD_FAILED)
         return None
 
 

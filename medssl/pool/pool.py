@@ -37,7 +37,7 @@ __all__ = ["Pool", "PoolInfo", "Problem", "Roles"]
 
 ABANDONED_S = 3600
 NEXT = "catalog.next"  # tables that are to take the place of all before
-UNFINISHED = Problem("pool.json", "an interrupted removal left files to delete; run `medssl pool remove` again")
+UNFINISHED = Problem("pool.json", "an interrupted change left files to delete; ingest or remove something")
 SAME_LABEL = ["id", "task", "value", "annotator"]
 
 
@@ -60,7 +60,8 @@ class Pool:
         Raises:
             PoolError: there is something already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        left = {*path.glob(".pool.json.*.partial")}  # of a process that was killed right here
+        if path.exists() and (not path.is_dir() or any(file not in left for file in path.iterdir())):
             raise PoolError(f"{path}: cannot make a pool here, expected a new or empty folder")
         path.mkdir(parents=True, exist_ok=True)
         Manifest.new(key.fingerprint, Settings(roles or Roles(), prepare)).save(path)
@@ -129,7 +130,7 @@ class Pool:
         with locked(self.path / ".lock", "writing to this pool"):
             self._set(Manifest.load(self.path))  # another process may have appended since
             self._sweep()
-            self._finish_removal()
+            self._finish_renewal()
             self._is_writing = True
             try:
                 yield
@@ -150,22 +151,35 @@ class Pool:
             PoolError: repeated volume ids or source keys, a patient in two roles, rows that point nowhere.
         """
         volumes, instances = conform(volumes, VOLUMES, "volumes"), conform(instances, INSTANCES, "instances")
+        new_masks = pl.DataFrame(schema=MASKS) if masks is None else conform(masks, MASKS, "masks")
         with self.writing():
-            all_volumes = pl.concat([self._volumes(), volumes])
             again = pl.col("volume").is_null() & pl.col("source_key").is_in(instances["source_key"].implode())
-            all_instances = pl.concat([self.instances.filter(~again), instances])
-            found = [*islice(problems(all_volumes, all_instances), 1), *islice(self._unwritten(volumes), 1)]
+            others = self.instances.filter(~again)
+            tables = Tables(
+                pl.concat([self._volumes(), volumes]),
+                pl.concat([others, instances]),
+                self._labels(),
+                pl.concat([self.masks, new_masks]),
+            )
+            found = [*islice(problems(tables.volumes, tables.instances), 1), *islice(self._unwritten(volumes), 1)]
             if found:
                 raise PoolError(f"{self.path}: nothing was added; {found[0]}")
-            save(self._table("volumes"), all_volumes)
-            save(self._table("instances"), all_instances)
-            counts = replace(self.manifest.counts, volumes=all_volumes.height, instances=all_instances.height)
-            if masks is not None and masks.height:
-                all_masks = pl.concat([self.masks, conform(masks, MASKS, "masks")])
-                save(self._table("masks"), all_masks)
-                counts = replace(counts, masks=all_masks.height)
-            catalog = Catalog(all_volumes, self._labels())
-            self._commit(replace(self.manifest, counts=counts, fingerprints=fingerprints(catalog)))
+            if others.height < self.instances.height:  # the rows committed before would not be the first ones any more
+                self._renew(tables)
+                self._finish_renewal()
+                return
+            save(self._table("volumes"), tables.volumes)
+            save(self._table("instances"), tables.instances)
+            if new_masks.height:
+                save(self._table("masks"), tables.masks)
+            counts = replace(
+                self.manifest.counts,
+                volumes=tables.volumes.height,
+                instances=tables.instances.height,
+                masks=tables.masks.height,
+            )
+            marks = fingerprints(Catalog(tables.volumes, tables.labels))
+            self._commit(replace(self.manifest, counts=counts, fingerprints=marks))
 
     def add_labels(self, labels: pl.DataFrame) -> int:
         """Add labels (schema ``LABELS``) and return how many; those given before by the same annotator are left out.
@@ -209,13 +223,8 @@ class Pool:
                 raise PoolError(f"{self.path}: {absent} of {len(patients)} patients are not in it; nothing was removed")
             volumes = repacked(self.shards, before.volumes, patients, self.next_shard())
             after = replace(without(before, patients), volumes=volumes)
-            after.save(self.path / NEXT)
-            num_files = before.instances.height - after.instances.height
-            num_before = self.manifest.counts.removed_files
-            counts = Counts(volumes.height, after.instances.height, 1, after.masks.height, num_before + num_files)
-            marks = fingerprints(Catalog(volumes, after.labels))
-            self._commit(replace(self.manifest, counts=counts, fingerprints=marks, is_renewed=True))
-            num_stores = self._finish_removal()
+            self._renew(after, num_removed=before.instances.height - after.instances.height)
+            num_stores = self._finish_renewal()
         return removed(patients, before, after, num_stores)
 
     def verify(self, on_progress: Callable[[int], object] | None = None) -> list[Problem]:
@@ -241,8 +250,16 @@ class Pool:
                 if partial.stat().st_mtime < time.time() - ABANDONED_S:
                     partial.unlink(missing_ok=True)
 
-    def _finish_removal(self) -> int:
-        """Delete what a removal left: old tables and shards, stores of volumes that are gone; return how many stores.
+    def _renew(self, tables: Tables, *, num_removed: int = 0) -> None:
+        """Commit tables that take the place of all before; the pool is as it was until all of them are written."""
+        tables.save(self.path / NEXT)
+        num_removed += self.manifest.counts.removed_files
+        counts = Counts(tables.volumes.height, tables.instances.height, 1, tables.masks.height, num_removed)
+        marks = fingerprints(Catalog(tables.volumes, tables.labels))
+        self._commit(replace(self.manifest, counts=counts, fingerprints=marks, is_renewed=True))
+
+    def _finish_renewal(self) -> int:
+        """Delete what new tables left: old ones and shards, stores of volumes that are gone; return how many stores.
 
         A folder of tables that was never committed goes too.
         """

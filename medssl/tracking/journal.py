@@ -35,6 +35,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished = False
+        self.quotes = True  # what our own errors say
         self._writes = True
 
     @property
@@ -134,7 +135,7 @@ class Journal:
             return
         if error is not None:
             # The text of any other exception may quote a header; our own never names a patient, but may name a place.
-            known = isinstance(error, MedsslError)
+            known = isinstance(error, MedsslError) and self.quotes
             self.note(f"{type(error).__name__}: {PLACE.sub('…', str(error))}" if known else type(error).__name__)
         is_preempted = isinstance(error, Preempted) or (isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED)
         self.finish("finished" if error is None else "preempted" if is_preempted else "failed")

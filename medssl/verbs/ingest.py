@@ -153,7 +153,8 @@ def _told(work: Work, is_new: bool, pool: Path, workspace: Path, settings: Mappi
         yield
     except BaseException as error:
         if not isinstance(error, MedsslError) or work.folder.exists():
-            with Journal.start(workspace, "ingest", pool.name, settings):
+            with Journal.start(workspace, "ingest", pool.name, settings) as journal:
+                journal.quotes = False  # a source is named by its folder, which may be named after a patient
                 raise
         if is_new and not Pool.open(pool).instances.height:
             shutil.rmtree(pool)

@@ -11,6 +11,7 @@ import polars as pl
 from medssl.core.errors import MedsslError
 from medssl.core.types import Role
 from medssl.dicom.deidentify import Pseudonyms, is_placeholder
+from medssl.ingest.work import Work
 from medssl.pool.catalog import whole
 from medssl.pool.key import Key, default_path
 from medssl.pool.pool import Pool
@@ -46,9 +47,11 @@ def remove(
         workspace: whose runs and worklists are looked through.
 
     Raises:
-        MedsslError: no name, one that stands for nobody, or one that is not in the pool; nothing was removed.
+        MedsslError: no name, one that stands for nobody, or one that is not in the pool, or an ingest of it has not
+            finished; nothing was removed.
     """
     pool = Pool.open(path)
+    _expect_no_ingest(pool)
     patients = _patients(pool, [*names, *_read(listed)], issuer, key_file)
     before, volumes = pool.fingerprints.images, pool.catalog.volumes.filter(pl.col("patient").is_in(patients))
     removed = pool.remove(patients)
@@ -68,6 +71,16 @@ def remove(
     if rounds:
         said.append(f"these worklists name their studies and show them; delete the folders: {', '.join(rounds)}")
     return Result(facts, (*said, BEYOND))
+
+
+def _expect_no_ingest(pool: Pool) -> None:
+    """Refuse while a work folder may hold headers and voxels of anybody."""
+    work = Work.beside(pool.path)
+    if work.folder.exists():
+        raise MedsslError(
+            f"{work.folder}: the work of an ingest that has not finished, which may hold these patients, too; let it "
+            "finish, or delete that folder, then remove; nothing was removed"
+        )
 
 
 def _patients(pool: Pool, names: Sequence[str], issuer: str, key_file: Path | None) -> list[str]:

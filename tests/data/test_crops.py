@@ -19,7 +19,7 @@ def keys(num: int) -> np.ndarray:
     return view_keys(0, 0, np.arange(num), 1)[:, 0]
 
 
-@settings(deadline=None)
+@settings()
 @given(st.lists(axis, min_size=2, max_size=3))
 def test_windows_cover_the_volume_stay_inside_and_are_fewest(axes: list[tuple[int, int]]) -> None:
     window, shape = (tuple(column) for column in zip(*axes, strict=True))
@@ -46,7 +46,7 @@ def test_a_window_larger_than_the_volume_is_refused() -> None:
         windows((10, 10), (12, 8))
 
 
-@settings(deadline=None)
+@settings()
 @given(st.lists(axis, min_size=2, max_size=3), st.integers(0, 3))
 def test_drawn_boxes_lie_inside_their_volume(axes: list[tuple[int, int]], stream: int) -> None:
     size, extent = (np.tile(column, (50, 1)) for column in zip(*axes, strict=True))

@@ -38,7 +38,7 @@ def test_an_epoch_visits_no_row_twice_and_leaves_less_than_a_step_over(
     assert set(rows) <= set(range(num))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 3000), st.integers(1, 500), st.sampled_from([10, BLOCK_BYTES // 3, BLOCK_BYTES * 2]))
 def test_however_rows_lie_on_disk_an_epoch_has_each_once(num: int, per_shard: int, length: int) -> None:
     volumes = on_disk(num, per_shard, length).sample(fraction=1, shuffle=True, seed=num)
@@ -93,7 +93,7 @@ def test_ten_million_rows_take_tens_of_megabytes_and_a_step_a_fraction_of_a_mill
     assert time.process_time() - start < 1.0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=5), st.integers(0, 2**63))
 def test_a_shuffled_place_is_a_permutation(sizes: list[int], key: int) -> None:
     for size in sizes:
@@ -109,7 +109,7 @@ def test_small_permutations_are_equally_frequent() -> None:
     assert np.square(counts - 1000).sum() / 1000 < 50  # chi-squared of 23 degrees: 50 is the 0.999 quantile
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 30), st.integers(0, 4))
 def test_balanced_groups_differ_by_one_read_at_most(sizes: list[int], batch: int, seed: int) -> None:
     labels = [f"group {g}" for g, size in enumerate(sizes) for _ in range(size)]

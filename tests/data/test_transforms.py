@@ -61,7 +61,7 @@ CONFIGS = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(grids(), st.sampled_from(CONFIGS))
 def test_a_blob_stays_where_it_was_in_the_patient(
     grid: tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]], config: PrepareConfig

@@ -62,7 +62,7 @@ def test_gamma_equals_monais_adjust_contrast_on_a_unit_range() -> None:
     assert torch.allclose(made, torch.as_tensor(AdjustContrast(1.7)(images[0])), atol=1e-5)
 
 
-@settings(deadline=None)
+@settings()
 @given(st.integers(2, 3), st.integers(0, 99), st.floats(0.1, 1.0))
 def test_boxes_lie_inside_the_image_and_keep_the_asked_share(ndim: int, epoch: int, low: float) -> None:
     centre, half = crop_boxes(some_keys(50, epoch), ndim, View(crop_scale=(low, 1.0)))
@@ -182,7 +182,7 @@ def test_a_constant_image_stays_constant_under_crop_blur_and_flip() -> None:
     assert torch.allclose(made, torch.full_like(made, 0.3), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 3), st.integers(0, 99), st.floats(1.0, 3.0))
 def test_no_two_sides_of_a_box_differ_by_more_than_the_ratio(ndim: int, epoch: int, ratio: float) -> None:
     _, half = crop_boxes(some_keys(200, epoch), ndim, View(crop_scale=(0.05, 0.1), crop_ratio=ratio))

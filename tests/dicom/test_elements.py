@@ -134,7 +134,7 @@ def test_items_of_either_length_hold_the_same(syntax: str, undefined: bool) -> N
     assert [parsed.fields.only(group).numbers("DimensionIndexValues") for group in groups] == [(1, 1), (1, 2), (1, 3)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400), st.booleans(), st.booleans())
 def test_a_walk_over_anything_ends(data: bytes, implicit: bool, little: bool) -> None:
     walk = Walk(io.BytesIO(data))

@@ -79,7 +79,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- the image
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.tuples(st.integers(24, 120), st.integers(24, 120)), st.sampled_from(Finding))
 def test_any_study_of_any_shape_is_a_finite_image_in_the_unit_range(
     seed: int, shape: tuple[int, int], finding: Finding
@@ -99,7 +99,7 @@ def test_an_image_depends_on_its_keys_alone() -> None:
     assert not np.array_equal(first, radiograph(patient, replace(study, key=study.key + 1), (64, 64)))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(0, 2**31))
 def test_two_studies_of_one_patient_resemble_each_other_more_than_two_patients(seed: int) -> None:
     pairs = [
@@ -145,7 +145,7 @@ def test_a_consolidation_beside_the_heart_takes_its_border_away() -> None:
 # --- what must not tell
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(0, 3))
 def test_nothing_but_the_opacities_depends_on_the_finding(seed: int, patient: int, number: int) -> None:
     normal, ill = (PhantomStudy.draw(seed, patient, number, finding) for finding in Finding)

@@ -215,7 +215,7 @@ def test_padding_is_signed_as_the_pixels_are(tmp_path: Path) -> None:
         assert found.header.frames[0].values.padding == -2048
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated_files_never_raise(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(encoded(ct_slice(2.0), data.draw(st.sampled_from([None, uid.RLELossless]))))

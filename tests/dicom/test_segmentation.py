@@ -149,6 +149,13 @@ def test_a_contour_between_two_slices_is_refused(images: list[Dataset], tmp_path
         (["tumour Smyczek", "Liver"], "Liver"),
         (["Smyczek", ""], "segment 7"),
         (["19670412"], "segment 7"),
+        (["Müller"], "segment 7"),
+        (["田中太郎 liver"], "segment 7"),
+        (["Liver 01/02/85"], "segment 7"),
+        (["liver 12-03-85"], "segment 7"),
+        (["MRN 123-456-789 liver"], "segment 7"),
+        (["kidney 123"], "segment 7"),
+        (["12"], "segment 7"),
         ([""], "segment 7"),
     ],
 )

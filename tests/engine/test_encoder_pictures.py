@@ -89,7 +89,7 @@ def test_a_volume_shows_the_middle_plane_of_each_axis() -> None:
     assert torch.equal(shown[5], volume[1, :, :, :, 2].flip(-2, -1))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([3, 8, 24]))
 def test_colours_of_tokens_ignore_a_rotation_of_the_feature_space(seed: int, width: int) -> None:
     rng = torch.Generator().manual_seed(seed)

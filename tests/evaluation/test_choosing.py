@@ -48,7 +48,7 @@ def test_val_chooses_where_each_class_has_enough_patients_there_and_folds_where_
     assert {row for way in folds for row in (*way.fit, *way.held)} == set(rows(small, "dev"))  # val is not learnt from
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(4, 40), st.integers(1, 4), st.sampled_from([Kind.CLASSES, Kind.REGRESSION]))
 def test_no_patient_is_on_both_sides_of_a_fold_and_each_row_is_held_out_once(
     num_dev: int, images_each: int, kind: Kind
@@ -82,7 +82,7 @@ def test_patients_of_two_classes_who_leave_one_usable_fold_leave_nothing_to_choo
     assert seen == [(set(dev.tolist()), set(val.tolist()), set(test.tolist()))]  # on all of train
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=2, max_size=16))
 def test_however_patients_mix_classes_there_are_no_folds_or_several_that_each_teach_every_class(
     images: list[tuple[int, int]],

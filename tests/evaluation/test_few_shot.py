@@ -48,7 +48,7 @@ def test_few_shots_rise_with_their_number_beat_noise_and_keep_draw_spread_apart_
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["measured"][0]["score"]["n"] > 50
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_a_draw_holds_exactly_so_many_dev_patients_of_each_class_and_larger_draws_hold_smaller_ones(seed, num_classes):
     problem, _, _ = clouds(60 * num_classes, num_classes)
@@ -99,7 +99,7 @@ def test_structure_finds_separate_clouds_and_none_in_noise_whatever_offset_all_i
     json.dumps(found.to_json(), allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_cluster_agreement_equals_scikit_learn_on_copied_rows(seed, num):
     rng = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def measured(problem, systems, folder: Path, config: CurveConfig = GRID, **chang
     return label_efficiency(problem, systems, config, folder, num_resamples=200, **changes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(30, 120), st.integers(1, 3), st.integers(0, 9), st.floats(0.2, 1.0))
 def test_draws_are_nested_by_patient_see_every_class_and_scale_val_with_them(
     num_patients: int, images_each: int, seed: int, labelled: float

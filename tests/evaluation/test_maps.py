@@ -28,7 +28,7 @@ def test_groups_that_lie_apart_stay_apart_on_the_plane_and_repeat() -> None:
     assert (group[distance.argsort(axis=1)[:, :5]] == group[:, None]).all()
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(1, 40), st.integers(1, 5), st.sampled_from(["random", "constant", "one odd"]))
 def test_any_features_find_a_finite_place(num: int, width: int, kind: str) -> None:
     features = np.random.default_rng(num).normal(size=(num, width)) if kind == "random" else np.ones((num, width))
@@ -46,7 +46,7 @@ def test_labelled_rows_are_shown_first() -> None:
     assert shown_rows(problem(["a"] * 4), 9, seed=0).tolist() == [0, 1, 2, 3]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 8))
 def test_neighbours_are_the_nearest_images_of_other_patients_one_each(seed: int, k: int, num_patients: int) -> None:
     rng = np.random.default_rng(seed)

@@ -71,7 +71,7 @@ def plain_ece(truth, probabilities, weight):
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weighted_rows(2))
 def test_weighted_metrics_of_two_classes_equal_scikit_learn_for_each_weighting(rows):
     truth, p, weights = rows
@@ -93,7 +93,7 @@ def test_weighted_metrics_of_two_classes_equal_scikit_learn_for_each_weighting(r
         assert found == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(weighted_rows(4))
 def test_weighted_metrics_of_four_ordered_classes_equal_scikit_learn(rows):
     truth, p, weights = rows
@@ -118,7 +118,7 @@ def test_weighted_metrics_of_four_ordered_classes_equal_scikit_learn(rows):
         assert found == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(weighted_findings())
 def test_weighted_metrics_of_findings_are_the_macro_means_of_scikit_learn(rows):
     truth, p, weights = rows
@@ -137,7 +137,7 @@ def test_weighted_metrics_of_findings_are_the_macro_means_of_scikit_learn(rows):
         assert found == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(weighted_numbers())
 def test_weighted_metrics_of_numbers_equal_scikit_learn_and_correlations_equal_scipy_on_copied_rows(rows):
     truth, predicted, weights = rows

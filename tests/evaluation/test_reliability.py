@@ -13,7 +13,7 @@ from medssl.evaluation.problem import Kind
 from medssl.evaluation.reliability import confidences, reliability, wilson
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([20, 99, 100, 400]))
 def test_bins_equal_those_of_scikit_learn(seed: int, num: int) -> None:
     rng = np.random.default_rng(seed)

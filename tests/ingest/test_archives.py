@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import uid
-from synthetic_dicom import ct_slice, radiograph, save
+from synthetic_dicom import ct_slice, encoded, radiograph, save
 
 from medssl.core.places import LocalFile
 from medssl.dicom.reasons import DicomProblem, Reason
@@ -118,7 +118,7 @@ def test_members_open_in_any_process_and_seek_as_files_do(kind: str, tmp_path: P
                 assert handle.read(num) == expected[at : at + num]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_deflated_member_reads_like_bytes(data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))
@@ -274,3 +274,34 @@ def test_a_big_gzip_file_is_read_in_any_order_without_starting_again(tmp_path: P
     for i in order:
         with Part(whole, i << 20, 1 << 20).open() as handle:
             assert zlib.crc32(handle.read()) == zlib.crc32(parts[i])
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_appended_to_another_is_not_lost_without_a_word(mode: str, source: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        save(radiograph(name), tmp_path / name / name)
+        packed_tar(tmp_path / name, tmp_path / f"{name}.tar", mode)
+    both = source / "both"
+    both.write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    found = listed(source)
+    assert "export/both/a" in found
+    assert "export/both/b" in found or found["export/both"] is Reason.DAMAGED_ARCHIVE
+
+
+def test_folders_of_a_zip_file_made_on_windows_are_no_files(source: Path) -> None:
+    with zipfile.ZipFile(source / "windows.zip", "w") as archive:
+        archive.writestr("IMG\\", b"")
+        archive.writestr("IMG\\one", encoded(radiograph("one")))
+    assert len(listed(source)) == 1
+
+
+def test_folders_nested_deeper_than_python_calls_are_walked(source: Path) -> None:
+    at = os.open(source, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    assert len(listed(source)) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from objects import framed
 from pydicom import uid
@@ -48,7 +48,6 @@ def files(out: Path) -> list[Path]:
     return sorted(out.rglob("*.nii.gz"))
 
 
-@settings(deadline=None)
 @given(
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
     signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),

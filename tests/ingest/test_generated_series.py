@@ -128,7 +128,7 @@ def ingested(scan: Scan, folder: Path) -> Pool:
     return pool
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(scans())
 def test_the_pool_holds_what_was_scanned_or_says_why_not(tmp_path_factory: Any, scan: Scan) -> None:
     folder = tmp_path_factory.mktemp("series")
@@ -155,7 +155,7 @@ def test_the_pool_holds_what_was_scanned_or_says_why_not(tmp_path_factory: Any, 
     shutil.rmtree(folder)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(scans())
 def test_dcm2niix_makes_the_same_of_whole_straight_scans(tmp_path_factory: Any, scan: Scan) -> None:
     program = shutil.which("dcm2niix", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))

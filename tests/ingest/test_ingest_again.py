@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mixed_export import counts, shard_bytes, tables
+from objects import framed, item, volume
 from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
-from synthetic_dicom import ct_slice, radiograph, save
+from synthetic_dicom import ct_slice, dataset, radiograph, save
 
 from medssl.core.errors import MedsslError
+from medssl.core.places import LocalFile
 from medssl.ingest.ingest import ingest
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
@@ -95,3 +101,114 @@ def test_files_that_could_not_be_read_are_looked_at_again(
     assert pool.instances.height == 3
     assert set(pool.instances["outcome"]) == {"stored"}
     assert ingest([source], pool, key).num_files == 0
+
+
+class Killed(BaseException):
+    """In place of a kill."""
+
+
+def test_killed_anywhere_while_a_file_is_looked_at_again_the_pool_is_the_old_or_the_new_one(
+    source: Path, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for z in range(4):
+        save(ct_slice(z), source / f"ct{z}")
+    (source / "share").symlink_to(tmp_path / "share")  # not mounted yet
+    whole = 0
+    for step in range(200):
+        pool = Pool.create(tmp_path / f"pool{step}", key)
+        (tmp_path / "share").unlink(missing_ok=True)
+        assert counts(ingest([source], pool, key)) == {"stored": 4, "quarantined": 1}
+        save(radiograph("late"), tmp_path / "share")
+        left = step
+
+        def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                if left <= 0:
+                    raise Killed
+                left -= 1
+                return function(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "rename", "link"):
+                patch.setattr(os, name, dying(getattr(os, name)))
+            try:
+                ingest([source], Pool.open(pool.path, key), key)
+                whole += 1
+            except Killed:
+                pass
+        ingest([source], Pool.open(pool.path, key), key)  # goes on
+        found = Pool.open(pool.path, key)
+        assert found.verify() == []
+        assert set(found.instances["outcome"]) == {"stored"}
+        assert (found.instances.height, len(found.catalog)) == (5, 2)
+        save(radiograph("more", SOPInstanceUID="1.2.11"), source / "more")
+        assert counts(ingest([source], found, key)) == {"stored": 1}
+        (source / "more").unlink()
+        if whole:
+            break
+    assert whole == 1
+    assert step > 8
+
+
+def two_stacks() -> Any:
+    """One object of two stacks, each a volume."""
+    ds = dataset(uid.EnhancedMRImageStorage, "two", Modality="MR")
+    planes = volume(8)
+    ds.SharedFunctionalGroupsSequence = [
+        item(
+            PixelMeasuresSequence=[item(PixelSpacing=[1, 1])],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+        )
+    ]
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(
+            FrameContentSequence=[item(StackID=str(i // 4 + 1))],
+            PlanePositionSequence=[item(ImagePositionPatient=[0, 0, 2.0 * (i % 4)])],
+        )
+        for i in range(8)
+    ]
+    return framed(ds, planes)
+
+
+def test_an_object_of_which_a_part_could_not_be_read_stays_stored_and_stops_no_later_run(
+    source: Path, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(two_stacks(), source / "two")
+    opened, seen = LocalFile.open, set[tuple[str, ...]]()
+    for failing in range(1, 9):
+        pool, num = Pool.create(tmp_path / f"pool{failing}", key), 0
+
+        def hiccup(self: LocalFile, failing: int = failing) -> Any:
+            nonlocal num
+            num += self.path.name == "two"
+            if self.path.name == "two" and num == failing:
+                raise OSError(5, "Input/output error")
+            return opened(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFile, "open", hiccup)
+            with suppress(MedsslError):  # no image at all
+                ingest([source], pool, key)
+        seen |= {*pool.instances.select("outcome", "reason").iter_rows()}
+        again = ingest([source], Pool.open(pool.path, key), key)
+        assert not again.quarantined
+        assert Pool.open(pool.path).verify() == []
+    assert ("stored", "unreadable") in seen
+
+
+def test_a_file_that_changed_and_could_then_not_be_read_is_looked_at_again(
+    source: Path, pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(radiograph("a"), source / "a")
+    (source / "b").write_bytes(b"no image")
+    ingest([source], pool, key)
+    save(radiograph("b", SOPInstanceUID="1.2.9"), source / "b", uid.RLELossless)
+    with monkeypatch.context() as without:
+        without.setattr(type(get_decoder(uid.RLELossless)), "available_plugins", ())
+        assert [q.reason for q in ingest([source], pool, key).quarantined] == ["needs_pylibjpeg_rle"]
+    assert counts(ingest([source], pool, key)) == {"stored": 1}
+    assert ingest([source], pool, key).num_files == 0
+    assert pool.verify() == []

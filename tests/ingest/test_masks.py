@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydicom.dataset import Dataset
 from synthetic_dicom import save
 from test_segmentation import drawn_masks, grid_of, seg_of, series, square, structure_set
 
+from medssl.ingest.executors import Workers
 from medssl.ingest.ingest import ingest
 from medssl.pool import masks
 from medssl.pool.key import Key
@@ -84,3 +86,24 @@ def test_masks_go_with_their_patient(pool: Pool, key: Key, source: Path) -> None
     pool.remove(pool.catalog.volumes["patient"].unique().to_list())
     assert Pool.open(pool.path).masks.is_empty()
     assert list((pool.path / "masks").glob("*")) == []
+
+
+def test_what_a_scheduler_is_given_holds_neither_path_nor_identifier(pool: Pool, key: Key, source: Path) -> None:
+    images = series()
+    for image in images:
+        image.PatientID, image.PatientName = "MRN-4711", "Smyczek^Jan"
+    write(images, source / "Smyczek_Jan")
+    seg_of(images, drawn_masks(images)).save_as(source / "Smyczek_Jan" / "seg.dcm")
+    given: list[bytes] = []
+
+    class Watched(Workers):
+        def run(self, function, tasks):
+            kept = list(tasks)
+            given.extend(pickle.dumps(task) + repr(task).encode() for task in kept)
+            return super().run(function, kept)
+
+    with Watched(1) as workers:
+        ingest([source], pool, key, workers=workers)
+    assert reasons(Pool.open(pool.path)) == {"label segmentation": 1}
+    assert len(given) >= 4  # headers, a shard, the images of the segmentation, its voxels
+    assert not [task for task in given for word in (b"MRN-4711", b"Smyczek") if word in task]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from medssl.core.errors import MedsslError
 from medssl.core.places import LocalFile
+from medssl.ingest.export import nifti_image
 from medssl.ingest.ingest import ingest
 from medssl.ingest.nifti import NiftiHeader, read_header
 from medssl.ingest.sources import SourceFile
@@ -75,7 +76,7 @@ def test_a_decathlon_folder_becomes_a_pool_of_its_images(source: Path, pool: Poo
     assert pool.verify() == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-1, 1])] * 3), st.integers(0, 2**32 - 1))
 def test_voxels_and_places_are_those_of_nibabel(tmp_path_factory: Any, axes: list[int], signs: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -89,6 +90,21 @@ def test_voxels_and_places_are_those_of_nibabel(tmp_path_factory: Any, axes: lis
     assert np.array_equal(made.array.T, image.get_fdata())
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ np.reshape(made.affine or [], (4, 4)), image.affine)
     assert made.spacing_mm == pytest.approx(image.header.get_zooms()[::-1])
+
+
+def test_sheared_planes_are_measured_along_their_normal_flagged_and_exported_without_a_qform(
+    source: Path, pool: Pool, key: Key
+) -> None:
+    affine = np.diag([1.0, 1.5, 2.0, 1.0])
+    affine[1, 2] = 0.8  # each plane lies 0.8 mm further back
+    write(source / "a.nii.gz", ramp((6, 7, 8)), affine)
+    ingest([source], pool, key)
+    (row,) = pool.catalog.volumes.iter_rows(named=True)
+    assert row["spacing_mm"] == pytest.approx([2.0, 1.5, 1.0])
+    assert "gantry_tilt" in row["flags"]
+    image = nifti_image(pool.reader().read(0), row)
+    assert (image.header["sform_code"], image.header["qform_code"]) == (1, 0)
+    assert np.allclose(np.abs(image.affine[:3, :3]), np.abs(affine[:3, :3]))
 
 
 def test_integers_stay_integers_beside_their_slope(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def bits(one: NDArray[Any], other: NDArray[Any]) -> int:
     return int(np.bitwise_count(hashes[0] ^ hashes[1]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.floats(0.2, 3.0), st.integers(0, 500), st.integers(60, 500))
 def test_the_hash_survives_brightness_contrast_and_size(seed: int, gain: float, offset: int, size: int) -> None:
     image = scene(seed)
@@ -138,7 +138,7 @@ def test_the_hash_tells_different_images_apart() -> None:
     assert min(distances) > 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(0, 5))
 def test_near_finds_what_comparing_all_pairs_finds(data: st.DataObject, most_bits: int) -> None:
     base = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))

@@ -146,6 +146,45 @@ def test_time_points_that_a_tag_tells_apart_are_one_volume_with_a_time_axis(case
     assert case.slices(row["volume"]) == list(range(9))
 
 
+def test_the_offset_that_ge_adds_to_its_b_values_is_taken_off(case: Case) -> None:
+    slices = []
+    for z in (0.0, 1.0, 2.0):
+        for b, stored in ((0, 0), (400, 400), (800, 1_000_000_800)):
+            ds = in_time(z, b // 400 + 1)
+            block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
+            block.add_new(0x39, "IS", [stored, 8, 0, 0])
+            slices.append(ds)
+    assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
+    assert (case.rows[0]["times"], case.rows[0]["flags"]) == ([0, 400, 800], ["t_b_value"])
+
+
+def test_a_slice_without_rescale_is_not_stacked_with_those_that_have_it(case: Case) -> None:
+    slices = [ct_slice(z) for z in (0.0, 1.0, 2.0, 3.0)]
+    del slices[3].RescaleSlope, slices[3].RescaleIntercept
+    case.run(slices)
+    (row,) = [row for row in case.rows if row["shape"][0] == 3]
+    assert (row["units"], row["flags"]) == ("HU", [])
+    assert all(one["shape"][0] != 4 for one in case.rows)
+
+
+def test_one_file_that_cannot_be_built_costs_no_other_of_its_series(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medssl.ingest import volumes
+
+    picture = volumes.picture
+
+    def short_of_memory(decoded: Any, header: Any) -> Any:
+        if header.frames[0].plane.instance_number == 2:
+            raise MemoryError
+        return picture(decoded, header)
+
+    monkeypatch.setattr(volumes, "picture", short_of_memory)
+    same = {"SeriesInstanceUID": "1.2.77"}
+    report = case.run([radiograph(f"x{i}", InstanceNumber=i, SOPInstanceUID=f"1.2.77.{i}", **same) for i in (1, 2, 3)])
+    assert outcomes(report) == {("stored", None): 2, ("quarantined", "build_failed"): 1}
+
+
 def test_times_of_day_are_kept_as_seconds_from_the_first_also_over_midnight(case: Case) -> None:
     clock = {1: "235958.5", 2: "000001", 3: "000003.5"}
     case.run(shuffled([in_time(z, t, AcquisitionTime=clock[t]) for z in (0.0, 1.0) for t in clock]))

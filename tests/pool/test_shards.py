@@ -66,7 +66,7 @@ def arrays_and_boxes(draw: st.DrawFn) -> tuple[NDArray[Any], tuple[slice, ...]]:
     return array, tuple(slice(low, max(high, low + 1)) for low, high in ends[: draw(st.integers(1, len(shape)))])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arrays_and_boxes(), st.sampled_from(sorted(CODECS)))
 def test_any_array_comes_back_bit_by_bit_whole_and_in_boxes(
     drawn: tuple[NDArray[Any], tuple[slice, ...]], codec: Codec
@@ -247,7 +247,7 @@ def test_a_shard_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "00000.tar").exists()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_flipped_bit_of_a_member_is_refused_by_name(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

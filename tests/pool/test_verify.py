@@ -39,7 +39,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return filled(tmp_path_factory.mktemp("lasting") / "pool", [[0, 1, 2], [3, 4]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 4), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 def test_a_flipped_bit_anywhere_in_a_member_is_named_and_refused(
     lasting: Pool, row: int, position: float, bit: int

@@ -140,7 +140,7 @@ DAMAGED = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), DAMAGED, max_size=4), DAMAGED)
 def test_files_of_another_shape_cost_their_part_only(
     tmp_path_factory: pytest.TempPathFactory, evaluation: dict[str, Any], beside: Any

@@ -40,7 +40,7 @@ def test_intervals_name_each_row_and_mark_chance() -> None:
 FIGURE = st.floats(-1, 1) | st.just(math.nan)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.tuples(FIGURE, FIGURE, FIGURE))
 def test_any_interval_can_be_drawn(figures: tuple[float, float, float]) -> None:
     svg = plots.intervals([measured("$who$", *figures)], [measured("difference", *figures)])

@@ -72,7 +72,7 @@ def histories(draw):
     return losses, raw / raw.sum(-1, keepdims=True), num_rounds, budget
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(histories())
 def test_pt4al_equals_the_reference_in_every_round(history):
     losses, posteriors, num_rounds, budget = history

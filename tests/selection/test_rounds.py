@@ -39,7 +39,7 @@ volumes = st.lists(
 )  # study, digest, blank
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(volumes, st.integers(0, 99), st.sets(st.integers(0, 25)))
 def test_the_pilot_never_holds_dev_and_picks_never_hold_val_or_test(rows, seed, labelled):
     rng = np.random.default_rng(seed)

@@ -53,7 +53,7 @@ def test_picks_are_distinct_candidates_exactly_budget_many_each_with_score_and_r
 
 
 @EVERY
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), round=st.sampled_from([0, 2]))
 def test_a_ranking_depends_on_the_seed_and_not_on_the_order_of_the_rows(name, seed, round):
     pool = later_round(name, pool_of(40, seed=seed, num_rounds=4), round)
@@ -65,7 +65,7 @@ def test_a_ranking_depends_on_the_seed_and_not_on_the_order_of_the_rows(name, se
 
 
 @EVERY
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cap=st.integers(1, 3), seed=st.integers(0, 99), round=st.sampled_from([0, 1]))
 def test_the_patient_cap_holds(name, cap, seed, round):
     pool = later_round(name, pool_of(60, seed=seed, num_patients=12, num_rounds=2), round)

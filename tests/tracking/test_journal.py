@@ -42,7 +42,7 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert 0 <= run.seconds == (run.ended - run.started).total_seconds()
 
 
-@settings(deadline=None)  # it writes to disk
+@settings()  # it writes to disk
 @given(st.tuples(st.floats(), st.floats(), st.floats()), st.floats(), st.text(min_size=1))
 def test_any_figure_survives_the_round_trip_as_strict_json(
     interval: tuple[float, float, float], figure: float, name: str

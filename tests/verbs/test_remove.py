@@ -102,3 +102,14 @@ def test_runs_worklists_and_scores_that_hold_the_patient_are_named_or_deleted(po
     assert done.data["rounds"] == ["rounds/study/task/0"]
     assert [path.name for path in scores.iterdir()] == ["loss-1.parquet"]
     assert "a model cannot forget" in str(done.shown)
+
+
+def test_while_the_work_of_an_ingest_lies_beside_the_pool_nothing_is_removed(pool: Path) -> None:
+    work = pool.with_name("pool.ingest")
+    work.mkdir(mode=0o700)
+    before = Pool.open(pool).fingerprints
+    with pytest.raises(MedsslError, match="an ingest that has not finished, which may hold these patients"):
+        remove(pool, ["MRN0"], key_file=pool.parent / "key")
+    assert Pool.open(pool).fingerprints == before
+    work.rmdir()
+    assert remove(pool, ["MRN0"], key_file=pool.parent / "key").data["patients"] == 1
