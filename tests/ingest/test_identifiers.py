@@ -272,7 +272,9 @@ def test_the_journal_of_a_run_that_ended_early_names_no_source(
     (tmp_path / "key").write_bytes(b"k" * 32)
     known = {"key_file": tmp_path / "key", "workspace": tmp_path / "workspace"}
     ingest_verb([export], tmp_path / "found", **known)
-    Work.beside(tmp_path / "found").folder.mkdir(mode=0o700)  # something to go on with
+    work = Work.beside(tmp_path / "found").folder
+    work.mkdir(mode=0o700)
+    (work / "headers").mkdir()  # something to go on with
     with pytest.raises(MedsslError, match="Quillfeather Jan: no such"):
         ingest_verb([Path("Quillfeather Jan")], tmp_path / "found", **known)
     journals = [file.read_text() for file in (tmp_path / "workspace").rglob("journal.jsonl")]
