@@ -35,6 +35,7 @@ from medssl.evaluation.problem import Kind
 from medssl.finetune.classify import ClassifyConfig
 from medssl.methods.base import METHODS, check_needs
 from medssl.models.encoders.base import ENCODERS
+from medssl.models.weights import HUB, OWN
 from medssl.selection.strategies.base import STRATEGIES
 
 
@@ -207,7 +208,10 @@ class Study(Recipe):
     def pretraining(self, images: str, recipe: Recipe | None = None) -> str:
         """Return the fingerprint of a pretraining: pool images, preparation, recipe, seed."""
         chosen = recipe or self
-        parts: list[Any] = [chosen.encoder.data(), chosen.method.data(), chosen.loop.shaping()]
+        loop = chosen.loop.shaping()
+        if "epochs" not in chosen.loop.model_fields_set:  # the method's rule, maybe another number
+            loop["epochs"] = None
+        parts: list[Any] = [chosen.encoder.data(), chosen.method.data(), loop]
         parts += [] if chosen.init is None else [digest_of(chosen.init)]
         return fingerprint(images, self.prepare.data(), *parts, self.seed)
 
@@ -218,11 +222,16 @@ def digest_of(weights: Path) -> str:
     Raises:
         StudyError: no such weights.
     """
-    file = weights / "encoder.safetensors" if weights.is_dir() else weights
-    if not file.is_file():
-        raise StudyError(f"init: {weights} holds no weights, expected a run, an encoder folder, .safetensors or .pt")
+    inside = [weights / name for name in (OWN, *HUB)] if weights.is_dir() else [weights]
+    file = next((path for path in inside if path.is_file()), None)
+    if file is None:
+        raise StudyError(
+            f"init: {weights} holds no weights, expected a run, an encoder folder, .safetensors, .pt or a hub folder"
+        )
     with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    about = file.with_name("config.json")  # says how public weights had their images scaled
+    return fingerprint(digest, about.read_bytes().hex()) if about.is_file() and file.name in HUB else digest
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -91,7 +91,7 @@ class Regression(nn.Module):
         return [self.net]
 
 
-def method(name: str, encoder: str, config: dict[str, Any]) -> nn.Module:
-    made = build_encoder(encoder, ENCODERS.load(encoder).config_class.parse(config), Geometry((16, 16)), seed=0)
+def method(name: str, encoder: str, config: dict[str, Any], shape: tuple[int, ...] = (16, 16)) -> nn.Module:
+    made = build_encoder(encoder, ENCODERS.load(encoder).config_class.parse(config), Geometry(shape), seed=0)
     plugin = METHODS.load(name)
     return seeded(lambda: plugin(plugin.config_class(), made), "method")

@@ -93,6 +93,13 @@ def test_the_pretraining_fingerprint_changes_with_what_shapes_the_encoder_and_wi
     assert load_study(study_file).pretraining("other images") != base
 
 
+def test_epochs_by_the_rule_of_a_method_and_as_many_as_the_default_are_two_pretrainings(study_file: Path) -> None:
+    by_rule = load_study(study_file, ["method={name: dino}", "loop={batch_size: 16}"])
+    default = load_study(study_file, ["method={name: dino}", "loop={batch_size: 16, epochs: 20}"])
+    assert by_rule.loop.epochs == default.loop.epochs == 20  # until the pool is known
+    assert by_rule.pretraining("images") != default.pretraining("images")
+
+
 def test_a_resolved_study_validates_to_itself(study_file: Path) -> None:
     study = load_study(study_file)
     assert Study.parse(study.data()).data() == study.data()

@@ -97,6 +97,27 @@ def train(model: nn.Module, feed: Feed, config: LoopConfig, session: Session, de
     if not isinstance(model, Trainable):
         raise TypeError(f"{type(model).__name__} is not Trainable")
     model.to(device).train()
+    with reproducible(device):
+        return _train(model, feed, config, session, device)
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Let operations on a CPU add in one order, however many threads there are; on other devices nothing changes."""
+    was, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False  # only costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warns)
+        memory.fill_uninitialized_memory = fills
+
+
+def _train(model: Any, feed: Feed, config: LoopConfig, session: Session, device: torch.device) -> Progress:
     stepper, an_epoch = Stepper(model, config, device), feed.steps_per_epoch
     total, keeper = config.epochs * an_epoch, Keeper(session, stepper, config)
     first = keeper.resume() if session.resume else 0

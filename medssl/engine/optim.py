@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from annotated_types import Ge, Gt, Le
-from torch import nn
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import model_validator
 
 from medssl.core.batch import ParamGroup
 from medssl.core.config import Config, Fraction
@@ -41,10 +40,10 @@ class LoopConfig(Config):
     lr_batch: Annotated[int, Gt(0)] = 256
     lr_end: Fraction = 0.0  # of the peak
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_fraction: Annotated[float, Ge(0)] = 0.1
+    warmup_fraction: Fraction = 0.1
     weight_decay: Annotated[float, Ge(0)] = 0.05
     weight_decay_end: Annotated[float, Ge(0)] | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     clip_norm: Annotated[float, Gt(0)] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -64,7 +63,16 @@ class LoopConfig(Config):
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that can change a result: all but those of speed and bookkeeping."""
-        return {k: v for k, v in self.data().items() if k not in BOOKKEEPING}
+        kept = {"checkpoint_epochs"} if self.rollbacks else set()  # where a rollback leads
+        return {k: v for k, v in self.data().items() if k in kept or k not in BOOKKEEPING}
+
+    @model_validator(mode="after")
+    def _expect_decay(self) -> Self:
+        if self.weight_decay_end and not self.weight_decay:
+            raise ValueError("weight_decay_end moves a weight_decay that is 0; expected one above 0, or no end")
+        if self.optimiser == "sgd" and not self.betas[0]:
+            raise ValueError("sgd takes betas[0] as Nesterov's momentum; expected it above 0")
+        return self
 
 
 def build_optimiser(groups: list[ParamGroup], config: LoopConfig) -> torch.optim.Optimizer:
@@ -87,14 +95,21 @@ def build_optimiser(groups: list[ParamGroup], config: LoopConfig) -> torch.optim
     return torch.optim.AdamW(named, lr=config.lr, betas=config.betas, fused=True)
 
 
-def layered(groups: list[ParamGroup], layers: Sequence[nn.Module], decay: float) -> list[ParamGroup]:
-    """Split ``groups`` by depth: layer ``i`` of ``n`` learns at ``decay ** (n - i)``, what is in none at the full rate.
+def layered(groups: list[ParamGroup], model: Any, decay: float) -> list[ParamGroup]:
+    """Split ``groups`` by depth: of ``model.layers()``, ``n`` of them, layer ``i`` learns at ``decay ** (n - i)``.
 
-    Source: BEiT, Bao 2022 (arXiv 2106.08254), appendix; as MAE fine-tunes.
+    A parameter between two layers, such as a batch norm's, or before them all, such as positions and class token, is
+    as deep as the one before it, or the first; what comes after the last layer learns at the full rate. Source: BEiT,
+    Bao 2022 (arXiv 2106.08254), appendix; as MAE fine-tunes.
     """
     if decay == 1:
         return groups
+    layers = model.layers()
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}
+    ordered, current = list(getattr(model, "encoder", model).parameters()), 0
+    last = max((place for place, p in enumerate(ordered) if id(p) in depth), default=-1)
+    for parameter in ordered[:last]:
+        current = depth.setdefault(id(parameter), current)
     split: dict[tuple[str, int], ParamGroup] = {}
     for group in groups:
         for parameter in group.params:

@@ -40,7 +40,7 @@ class Stepper:
         if config.compile:
             compile_each(model.layers())
         self.run: nn.Module = spread(model, config, device)
-        groups = layered(model.parameter_groups(config.weight_decay), model.layers(), config.layer_decay)
+        groups = layered(model.parameter_groups(config.weight_decay), model, config.layer_decay)
         self.optimiser = build_optimiser(groups, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.rate = 0.0
@@ -56,7 +56,8 @@ class Stepper:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch-norm statistics saw the bad batch
             if self.scaler.is_enabled():
-                self.scaler.step(self.optimiser)  # skips by itself, and
+                if not torch.isfinite(norm):
+                    self.scaler.step(self.optimiser)  # skips by itself, and
                 self.scaler.update()  # halves the scale
             return None
         self._schedule(progress)

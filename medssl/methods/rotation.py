@@ -117,9 +117,10 @@ class Rotation(Method[RotationConfig]):
         axes = 3 if self.config.turns == "cube" else 1  # about which a copy is tilted
         tilt = (uniform(keys, num * axes, Stream.ANGLE) * 2 - 1) * torch.pi / 180 * self.config.epsilon_deg
         tilt = tilt.view(-1, num, axes).gather(1, shown.unsqueeze(-1).expand(-1, -1, axes))  # B k axes
-        turn = self.turns[shown].float() @ rotation(tilt, ndim)  # B k ndim ndim
-        theta = F.pad(turn.transpose(0, 1).flatten(0, 1), (0, 1)).to(images.dtype)  # kB ndim ndim+1
-        copies = warp(images.repeat(shown.shape[1], *(1,) * (ndim + 1)), theta)
+        with torch.autocast(images.device.type, enabled=False):  # bf16 knows no place to half a voxel
+            turn = self.turns[shown].float() @ rotation(tilt, ndim)  # B k ndim ndim
+            theta = F.pad(turn.transpose(0, 1).flatten(0, 1), (0, 1)).to(images.dtype)  # kB ndim ndim+1
+            copies = warp(images.repeat(shown.shape[1], *(1,) * (ndim + 1)), theta)
         round_axes = 3 if self.config.turns == "cube" else 2
         return copies * ball(images.shape[-1], round_axes, self.config.mask_radius, images.device).to(images.dtype)
 

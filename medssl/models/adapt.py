@@ -159,7 +159,7 @@ def _first(encoder: Encoder) -> _First:
 def _scaled(found: Weights, first: _First, asked: Normalisation | None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights with the scale of their input folded in, and what was done to which."""
     weights, name = dict(found.tensors), f"{first.name}.weight"
-    if found.shape is not None or name not in weights or weights[name].ndim < 4:
+    if found.own or name not in weights or weights[name].ndim < 4:
         return weights, {}
     channels = weights[name].shape[1]
     plain = IMAGENET if channels == 3 else Normalisation((0.0,) * channels, (1.0,) * channels)

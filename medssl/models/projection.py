@@ -29,8 +29,10 @@ class PrototypeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the cosine to every prototype, ``B K``."""
-        return F.linear(unit(self.mlp(features)), unit(self.prototypes))
+        """Return the cosine to every prototype, ``B K``, in fp32 at least: a temperature divides it."""
+        found = self.mlp(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(unit(found), unit(self.prototypes))
 
 
 def normed_mlp(widths: tuple[int, ...]) -> nn.Sequential:

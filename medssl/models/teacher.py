@@ -39,9 +39,9 @@ class Teacher(nn.ModuleDict):
         torch._foreach_lerp_([_local(p) for p in self.parameters()], theirs, 1 - momentum)
 
 
-def cosine_momentum(start: float, progress: Progress) -> float:
-    """Return the momentum that moves from ``start`` to 1 along half a cosine (Grill 2020, §3.3)."""
-    return 1 - (1 - start) * (1 + cos(pi * progress.fraction)) / 2
+def cosine_momentum(start: float, after: Progress) -> float:
+    """Return the momentum of the step just taken: from ``start`` towards 1 along half a cosine (Grill 2020, §3.3)."""
+    return 1 - (1 - start) * (1 + cos(pi * (after.step - 1) / after.total_steps)) / 2
 
 
 def _local(parameter: Any) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
     """Return the cosine of every query with every key, ``B N`` from ``B D`` and ``N D``, in fp32 at least."""
     dtype = torch.promote_types(queries.dtype, torch.float32)
-    return F.normalize(queries.to(dtype), dim=-1) @ F.normalize(keys.to(dtype), dim=-1).T
+    with torch.autocast(queries.device.type, enabled=False):
+        return F.normalize(queries.to(dtype), dim=-1) @ F.normalize(keys.to(dtype), dim=-1).T
 
 
 def info_nce(similarity: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:

@@ -16,6 +16,7 @@ from medssl.engine import checkpoint
 from medssl.engine.distributed import told
 from medssl.models.build import build_encoder, load_encoder
 from medssl.models.encoders.base import ENCODERS, Encoder
+from medssl.pool.lock import locked
 from medssl.pool.pool import Pool
 from medssl.study import Recipe, Study
 from medssl.tracking.journal import Journal
@@ -71,20 +72,26 @@ def running(
     if rank() != 0:
         yield Journal.listening(told(Path()))
         return
-    if resumed is None:
-        own = recipe or study
-        params = study.data() | {name: getattr(own, name).data() for name in ("encoder", "method", "loop")}
-        params = {k: v for k, v in params.items() if k not in PRIVATE}
-        params["evaluation"]["external"] = sorted(study.evaluation.external)  # their names, not where they are
-        params["evaluation"]["audit"]["source"] = study.evaluation.audit.source is not None
-        came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
-        linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
-        journal = Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)
-    else:
-        journal = Journal.resume(resumed)
-    told(journal.folder)
-    with sink(study).following(journal), journal:
-        yield journal
+    started = _started(study, kind, fingerprints, parents, recipe or study) if resumed is None else None
+    folder = started.folder if started is not None else resumed or Path()
+    with locked(folder / ".lock", "writing this run"):
+        journal = started or Journal.resume(folder)
+        told(journal.folder)
+        with sink(study).following(journal), journal:
+            yield journal
+
+
+def _started(
+    study: Study, kind: str, fingerprints: Mapping[str, str], parents: Mapping[str, str] | None, own: Study | Recipe
+) -> Journal:
+    """Begin the journal of a new run."""
+    params = study.data() | {name: getattr(own, name).data() for name in ("encoder", "method", "loop")}
+    params = {k: v for k, v in params.items() if k not in PRIVATE}
+    params["evaluation"]["external"] = sorted(study.evaluation.external)  # their names, not where they are
+    params["evaluation"]["audit"]["source"] = study.evaluation.audit.source is not None
+    came_from = latest(study.workspace, "ingest", ("pool.images", fingerprints["pool.images"]))
+    linked = {**({"ingest": came_from.id} if came_from else {}), **(parents or {})}
+    return Journal.start(study.workspace, kind, study.name, params, fingerprints=fingerprints, parents=linked)
 
 
 def unfinished(study: Study, kind: str, mark: tuple[str, str]) -> RunRecord:

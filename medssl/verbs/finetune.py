@@ -58,7 +58,7 @@ def finetune(
         if verdict != "go":
             journal.note(f"fine-tuned on an encoder whose verdict is {verdict or 'unknown: it was not evaluated'}")
         model, train_rows = _trained(study, name, data, found, journal, prints, resume=resume)
-        scores = _scores(study, name, data, model)
+        scores, lacking = _scores(study, name, data, model)
         about = {**found.about, "task": name, "run": journal.id, "study": study.name}
         about["fingerprint"] = fingerprint(found.fingerprint, journal.id)  # its encoder has seen labels: another one
         save_classifier(model, journal.folder, about)
@@ -69,7 +69,7 @@ def finetune(
         journal.finish(summary=scores)
     shown = [f"fine-tuned {name} on {train_rows} labelled dev volumes: {journal.folder}"]
     shown += [f"  {role}: {score}" for role, score in scores.items()]
-    shown += [] if scores else ["  not scored: val and test need labelled volumes of two classes"]
+    shown += [f"  {role} not scored: {why}" for role, why in lacking.items()]
     return Result({"run": journal.id, **facts, "scores": {k: vars(s) for k, s in scores.items()}}, tuple(shown))
 
 
@@ -98,13 +98,16 @@ def _trained(
     loop = config.loop
     sampler = Sampler.of(labelled, loop.batch_size, loop.accumulate, study.seed, loop.crops, loop.balance)
     feed = TrainingFeed(labelled, config.views, sampler, loop.workers, targets, share=(rank(), world_size()))
+    volumes = labelled.catalog.volumes["volume"].to_list()
+    # Labels of other tasks, and of who is not trained on, may come while a run is stopped.
+    known = {**prints, "pool.labels": fingerprint(list(zip(volumes, targets.tolist(), strict=True)), classes)}
     session = Session(
         journal.folder,
         journal,
-        identity=flat({**prints, task: config.shaping(), "prepare": study.prepare.data(), "seed": study.seed}),
+        identity=flat({**known, task: config.shaping(), "prepare": study.prepare.data(), "seed": study.seed}),
         resume=resume,
         seed=study.seed,
-        volumes=labelled.catalog.volumes["volume"].to_list(),
+        volumes=volumes,
         description=f"finetune {task}",
     )
     train(model, feed, config.loop, session, device)
@@ -120,15 +123,21 @@ def labelled_rows(data: Prepared, task: str) -> tuple[Prepared, NDArray[np.int64
     return part, np.array(truth, np.int64), classes
 
 
-def _scores(study: Study, task: str, data: Prepared, model: Classifier) -> Mapping[str, Score]:
-    """Return AUROC by role, for the roles whose labelled volumes are of every class of the model."""
-    scores = {}
+def _scores(
+    study: Study, task: str, data: Prepared, model: Classifier
+) -> tuple[Mapping[str, Score], Mapping[str, str]]:
+    """Return AUROC by role, and what the roles lack whose labelled volumes are not of every class of the model."""
+    scores, lacking = {}, {}
     for role in (Role.VAL, Role.TEST):
         part, truth, classes = labelled_rows(data.role(role), task)
         if classes != model.classes:
+            missing, unknown = ({*a} - {*b} for a, b in ((model.classes, classes), (classes, model.classes)))
+            found = [f"no labelled volume of {', '.join(sorted(missing))}"] if missing else []
+            found += [f"the model knows no class {', '.join(sorted(unknown))}"] if unknown else []
+            lacking[str(role)] = "; ".join(found)
             continue
         patients = part.catalog.volumes["patient"].to_numpy()
         probabilities = model.probabilities(part, device_for())
         num = study.evaluation.bootstrap
         scores[f"{role}"] = patient_bootstrap("auroc", truth, probabilities, patients, seed=study.seed, num=num)
-    return scores
+    return scores, lacking

@@ -43,6 +43,37 @@ def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(model: str, optimi
     assert [s for s, v in journal.seen if "loss" in v] == list(range(1, 21))
 
 
+def test_two_threads_give_the_same_bits_each_time(tmp_path: Path) -> None:
+    """Rows of learned positions are taken several times, so that their gradients are sums over threads."""
+
+    def trained(folder: Path) -> list[torch.Tensor]:
+        images = torch.rand(24, 1, 192, 192, generator=torch.Generator().manual_seed(0))
+        model = method(
+            "mae", "vit", {"width": 96, "depth": 1, "heads": 3, "patch": 16, "positions": "learned"}, shape=(192, 192)
+        )
+        keys = torch.arange(24).view(-1, 1)
+        views = Views((images,), keys, torch.arange(24))
+
+        class Same:
+            steps_per_epoch = 1
+
+            def steps(self, first: int, total: int):
+                yield from ([Ready(views)] for _ in range(first, total))
+
+        train(model, Same(), LoopConfig(epochs=4, batch_size=24), Session(folder, Memory()), CPU)
+        return list(model.state_dict().values())
+
+    num = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one, *others = (trained(tmp_path / str(i)) for i in range(3))
+    finally:
+        torch.set_num_threads(num)
+    assert not torch.are_deterministic_algorithms_enabled()
+    for other in others:
+        assert all(map(torch.equal, one, other))
+
+
 def test_accumulating_equals_a_larger_batch(tmp_path: Path) -> None:
     results = []
     for size, accumulate in ((12, 1), (4, 3), (5, 1)):

@@ -9,13 +9,14 @@ from memory_feed import CPU, IMAGES, Images, Memory, Regression
 from ranks import on_ranks
 from torch import Tensor, nn
 
-from medssl.core.batch import Progress, Views
+from medssl.core.batch import Progress, StepOutput, Views
 from medssl.core.collectives import rank, world_size
 from medssl.core.errors import TrainingError
 from medssl.core.files import read_json
 from medssl.engine.loop import Session, train
 from medssl.engine.nonfinite import capture, replay
 from medssl.engine.optim import LoopConfig
+from medssl.engine.step import Stepper
 
 VOLUMES = [f"{i:016x}" for i in range(len(IMAGES))]
 NOW = Progress(12, 40, 3)
@@ -112,3 +113,18 @@ def test_training_keeps_each_batch_that_it_skips(tmp_path: Path) -> None:
     kept = sorted((tmp_path / "nonfinite").iterdir())
     assert [path.name for path in kept] == [f"step-{i:08d}.json" for i in range(2, 7)]
     assert read_json(kept[0])["first"] == "voxels"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is(precision: str) -> None:
+    class Off(Regression):
+        def training_step(self, batch: Views, progress: Progress) -> StepOutput:
+            done = super().training_step(batch, progress)
+            return StepOutput(done.loss + torch.inf, done.metrics)
+
+    model = Off()
+    before = [p.detach().clone() for p in model.parameters()]
+    stepper = Stepper(model, LoopConfig(precision=precision, batch_size=6), CPU)
+    micro = [block.views(CPU) for block in next(iter(Images(6).steps(0, 20)))]
+    assert stepper.take(micro, Progress(3, 20)) is None
+    assert all(map(torch.equal, before, model.parameters()))

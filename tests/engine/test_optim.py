@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from memory_feed import CPU, IMAGES, Images, Memory, Regression, method
+from pydantic import ValidationError
 from torch import nn
 
 from medssl.core.batch import ParamGroup, Progress, Views, decay_groups
@@ -58,14 +59,28 @@ def test_biases_and_norms_are_not_decayed_and_heads_may_learn_faster() -> None:
 
 
 def test_deeper_layers_learn_faster_and_the_head_at_the_full_rate() -> None:
-    layers = [nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)]
-    whole = nn.ModuleDict({"encoder": nn.Sequential(*layers), "head": nn.Linear(2, 2)})
-    groups = layered(decay_groups({"all": (whole, 2.0)}, 0.1), layers, 0.5)
+    class Whole(nn.Module):
+        """Positions, a layer, a norm, two layers, a norm; and a head."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = nn.Module(), nn.Linear(2, 2)
+            self.encoder.positions = nn.Parameter(torch.zeros(2))
+            self.encoder.parts = nn.ModuleList([nn.LayerNorm(2) if i in (1, 4) else nn.Linear(2, 2) for i in range(5)])
+
+        def layers(self) -> list[nn.Module]:
+            return [self.encoder.parts[i] for i in (0, 2, 3)]
+
+    whole = Whole()
+    layers = whole.layers()
+    groups = layered(decay_groups({"all": (whole, 2.0)}, 0.1), whole, 0.5)
     scales = {id(p): g.lr_scale for g in groups for p in g.params}
     assert [scales[id(layer.weight)] for layer in layers] == [0.25, 0.5, 1.0]
-    assert scales[id(whole["head"].bias)] == 2.0
+    assert scales[id(whole.head.bias)] == 2.0
+    assert scales[id(whole.encoder.positions)] == scales[id(whole.encoder.parts[1].weight)] == 0.25  # as the stem
+    assert scales[id(whole.encoder.parts[4].weight)] == 2.0
     assert len(scales) == len(list(whole.parameters()))
-    assert layered(groups, layers, 1.0) is groups
+    assert layered(groups, whole, 1.0) is groups
 
 
 def test_a_group_stays_still_for_its_frozen_epochs_and_keeps_no_momentum_of_them() -> None:
@@ -123,3 +138,22 @@ def test_compiled_layers_follow_the_curve_of_plain_ones(tmp_path: Path) -> None:
     plain = losses_of(config, tmp_path / "plain")
     compiled = losses_of(config.model_copy(update={"compile": True}), tmp_path / "compiled")
     assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"betas": (1.5, 0.9)}, "betas"),
+        ({"optimiser": "sgd", "betas": (0.0, 0.9)}, "Nesterov"),
+        ({"warmup_fraction": 5}, "warmup_fraction"),
+        ({"weight_decay": 0, "weight_decay_end": 0.4}, "weight_decay_end moves a weight_decay that is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        LoopConfig(**wrong)
+
+
+def test_where_rollbacks_may_lead_shapes_a_result() -> None:
+    assert LoopConfig(checkpoint_epochs=3).shaping() == LoopConfig().shaping()
+    assert LoopConfig(checkpoint_epochs=3, rollbacks=1).shaping() != LoopConfig(rollbacks=1).shaping()

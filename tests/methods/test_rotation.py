@@ -170,3 +170,11 @@ def test_a_guessed_and_a_solved_task_are_said_aloud() -> None:
     for loss, accuracy, step in ((chance, 0.25, 499), (0.01, 0.99, 201), (0.9 * chance, 0.4, 900), (0.01, 0.99, 900)):
         assert not method.alarms({"loss": loss, "pretext_accuracy": accuracy}, Progress(step, 1000))
     assert not method.alarms({"loss": chance, "pretext_accuracy": 0.25}, Progress(20, 20))  # too short to tell
+
+
+def test_in_bf16_images_are_turned_as_in_fp32() -> None:
+    method = small_method("rotation", 2, "resnet")
+    images, keys = torch.rand(2, 1, 16, 16), torch.tensor([1, 2])
+    plain = method.turned(images, keys)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method.turned(images, keys), plain)

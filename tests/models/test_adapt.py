@@ -34,6 +34,21 @@ def test_the_same_encoder_is_taken_whole(name: str, tmp_path: Path) -> None:
     assert torch.equal(target(GREY).pooled, source(GREY).pooled)
 
 
+@pytest.mark.parametrize("kept", ["encoder.safetensors", "checkpoint", "checkpoint of a teacher"])
+def test_the_file_in_a_run_is_as_good_as_its_folder(kept: str, tmp_path: Path) -> None:
+    source, target, student = (small("vit", (32, 32), seed=seed) for seed in range(3))
+    path = saved(source, "vit", tmp_path) / "encoder.safetensors"
+    if kept != "encoder.safetensors":
+        model = {f"encoder.{name}": tensor for name, tensor in source.state_dict().items()} | {"head.weight": GREY}
+        if "teacher" in kept:
+            model = {f"teacher.{name}": tensor for name, tensor in model.items()}
+            model |= {f"encoder.{name}": tensor for name, tensor in student.state_dict().items()}
+        path = tmp_path / "step-00000012.pt"
+        torch.save({"model": model, "optimiser": {}, "scaler": {}, "step": 12, "kept": {}, "identity": {}}, path)
+    assert load_weights(target, path).share == 1.0
+    assert torch.equal(target(GREY).pooled, source(GREY).pooled)
+
+
 @every
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_grey_image_and_its_copy_in_every_channel_have_the_same_features(

@@ -8,13 +8,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pytest
 from journeys import FAST, changed
 
-from medssl.core.errors import Preempted, TrainingError
+from medssl.core.errors import PoolError, Preempted, TrainingError
 from medssl.core.types import Signal
 from medssl.data.prepare import prepare
 from medssl.engine.loop import Session
+from medssl.pool.lock import locked
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.tracking.records import read_run, read_runs
@@ -58,10 +60,42 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped(
         patch.setattr("medssl.verbs.finetune.Session", partial(Session, stop_after=7))
         with pytest.raises(Preempted, match="--resume"):
             finetune(study, allow_no_go=True)
+    pool = Pool.open(study.pool)
+    other = pool.catalog.labels.head(3).with_columns(task=pl.lit("another task"))
+    pool.add_labels(other)  # of what this model does not learn
     resumed = finetune(study, allow_no_go=True, resume=True)
     assert resumed.data["scores"] == whole.data["scores"]
     with pytest.raises(TrainingError, match="no unfinished finetune run"):
         finetune(study, allow_no_go=True, resume=True)
+
+
+def test_a_run_that_is_still_written_to_is_not_taken_over(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=3))
+        with pytest.raises(Preempted):
+            pretrain(study)
+    (folder,) = study.workspace.glob("runs/pretrain-*")
+    before = (folder / "journal.jsonl").read_bytes()
+    with locked(folder / ".lock", "writing this run"), pytest.raises(PoolError, match="is writing this run"):
+        pretrain(study, resume=True)
+    assert (folder / "journal.jsonl").read_bytes() == before
+    pretrain(study, resume=True)
+
+
+def test_a_role_without_a_class_is_not_scored_and_says_which(labelled_study: Study) -> None:
+    study = changed(labelled_study)
+    pool = Pool.open(study.pool)
+    labels = pool.catalog.labels
+    rows = pool.catalog.volumes.filter(pl.col("role") == "dev").head(6)
+    third = labels.filter(pl.col("id").is_in(rows["study"].implode()))
+    assert third.height
+    pool.add_labels(third.with_columns(value=pl.lit("rare"), time=pl.lit("2099-01-01T00:00:00+00:00")))
+    pretrain(study)
+    result = finetune(study, allow_no_go=True)
+    assert result.data["scores"] == {}
+    said = " ".join(map(str, result.shown))
+    assert "val not scored: no labelled volume of rare" in said
+    assert "test not scored: no labelled volume of rare" in said
 
 
 def test_a_pretext_stopped_while_selecting_goes_on_and_equals_one_never_stopped(
