@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -20,6 +23,9 @@ from medssl.tracking.records import JOURNAL, encode, read_run
 
 # Absolute paths and addresses may hold a user's name.
 PLACE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\",;()]+|(?<![\w.])/[^\s'\",;()]+")
+CAN_WAIT = frozenset({"metrics", "note", "artifact"})  # lines that can wait until there is room
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+MOST_WAITING = 64 << 20  # bytes
 Status = Literal["finished", "failed", "preempted"]
 
 
@@ -37,6 +43,7 @@ class Journal:
         self.finished = False
         self.quotes = True  # what our own errors say
         self._writes = True
+        self._waiting = b""  # for room on the disk
 
     @property
     def id(self) -> str:
@@ -138,20 +145,36 @@ class Journal:
             known = isinstance(error, MedsslError) and self.quotes
             self.note(f"{type(error).__name__}: {PLACE.sub('…', str(error))}" if known else type(error).__name__)
         is_preempted = isinstance(error, Preempted) or (isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED)
-        self.finish("finished" if error is None else "preempted" if is_preempted else "failed")
+        with nullcontext() if error is None else suppress(RunError):  # which would hide what ended the run
+            self.finish("finished" if error is None else "preempted" if is_preempted else "failed")
 
     def _write(self, line: str, /, **fields: Any) -> None:
         if not self._writes:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         text = json.dumps({"type": line, "time": now} | encode(fields), allow_nan=False) + "\n"
+        self._waiting += text.encode()
         try:
             with (self.folder / JOURNAL).open("ab", buffering=0) as handle:
-                handle.write(text.encode())
+                _append(handle, self._waiting)
                 if line != "metrics":
                     os.fsync(handle.fileno())
         except OSError as error:
+            if line in CAN_WAIT and error.errno in NO_ROOM and len(self._waiting) < MOST_WAITING:
+                return  # a full disk stops no training; what waits is written as soon as there is room
             raise RunError(f"run {self.id}: its journal cannot be written ({error.strerror}); make room") from None
+        self._waiting = b""
+
+
+def _append(handle: FileIO, lines: bytes) -> None:
+    """Write all of ``lines`` or nothing: on a full disk a part of them would be taken."""
+    end = os.fstat(handle.fileno()).st_size
+    try:
+        if handle.write(lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(handle.fileno(), end)
+        raise
 
 
 def _new_folder(runs: Path, kind: str) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from medssl.core.errors import EncoderError, Preempted, RunError, StudyError
 from medssl.core.score import Score
+from medssl.tracking import journal as journal_module
 from medssl.tracking.journal import Journal, Status
 from medssl.tracking.records import JOURNAL, latest, read_lines, read_run, read_runs
 
@@ -223,3 +227,41 @@ def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (journal.folder / "journal.jsonl").mkdir()
     with pytest.raises(RunError, match="its journal cannot be written"):
         journal.note("anything")
+
+
+def test_a_full_disk_keeps_lines_waiting_loses_none_and_hides_no_other_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, has_room = journal_module._append, True
+
+    def on_a_small_disk(handle: Any, lines: bytes) -> None:
+        if not has_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(handle, lines)
+
+    monkeypatch.setattr(journal_module, "_append", on_a_small_disk)
+    with Journal.start(tmp_path, "pretrain", "s", {}) as journal:
+        journal.metrics(1, {"loss": 1.0})
+        has_room = False
+        journal.metrics(2, {"loss": 0.5})
+        journal.note("seen while there was no room")
+        has_room = True
+        journal.metrics(3, {"loss": 0.25})
+        assert [value for _, value in read_run(journal.folder).metrics["loss"]] == [1.0, 0.5, 0.25]
+        journal.finish()
+    assert read_run(journal.folder).status == "finished"
+    with pytest.raises(ValueError, match="what ended it"), Journal.start(tmp_path, "pretrain", "s", {}):
+        has_room = False
+        raise ValueError("what ended it")
+
+
+def test_what_a_full_disk_takes_a_part_of_is_taken_back(tmp_path: Path) -> None:
+    class Small(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[: len(data) // 2]) or 0
+
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"a whole line\n")
+    with Small(path, "a") as handle, pytest.raises(OSError, match="No space left"):
+        journal_module._append(handle, b"another line\n")
+    assert path.read_bytes() == b"a whole line\n"
