@@ -25,7 +25,7 @@ from medssl.core.score import Score
 from medssl.engine import checkpoint
 from medssl.engine.distributed import agreed, told, whole
 from medssl.engine.meter import Meter
-from medssl.engine.monitors.base import Monitor
+from medssl.engine.monitors.base import Monitor, Remembering
 from medssl.engine.nonfinite import capture
 from medssl.engine.optim import LoopConfig
 from medssl.engine.step import Stepper
@@ -161,6 +161,8 @@ class Keeper:
         self._best, self._failures, self._rollbacks = (
             state["kept"][name] for name in ("best", "failures", "rollbacks")
         )
+        for monitor, seen in zip(self._remembering(), state["kept"].get("monitors", ()), strict=False):
+            monitor.recall(seen)
         return int(state["step"])
 
     def save(self, step: int, *, must: bool) -> None:
@@ -188,8 +190,12 @@ class Keeper:
             self.session.say(f"step {step}: {error}")
 
     def _state(self, step: int) -> checkpoint.State:
-        remembered = {"best": self._best, "failures": self._failures, "rollbacks": self._rollbacks}
+        remembered: dict[str, Any] = {"best": self._best, "failures": self._failures, "rollbacks": self._rollbacks}
+        remembered["monitors"] = [monitor.remembered() for monitor in self._remembering()]
         return checkpoint.state_of(self.stepper, step, self.session.identity, **remembered)
+
+    def _remembering(self) -> list[Remembering]:
+        return [monitor for monitor in self.session.monitors if isinstance(monitor, Remembering)]
 
     def judge(self, micro: list[Views], progress: Progress, *, taken: bool) -> None:
         """Capture a batch whose loss or gradient was not finite; after several in a row roll back, or give up.

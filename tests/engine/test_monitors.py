@@ -13,6 +13,7 @@ from ranks import on_ranks
 from torch import Tensor, nn
 
 from medssl.core.batch import Progress, Views
+from medssl.core.errors import Preempted
 from medssl.core.keys import view_keys
 from medssl.engine.loop import Session, train
 from medssl.engine.monitors.base import Monitor, evaluating
@@ -83,6 +84,18 @@ def test_a_hundredfold_rate_raises_the_alarm_within_three_looks_and_the_right_on
         step, text = re.fullmatch(r"step (\d+): (.*)", journal.notes[0]).groups()  # type: ignore[union-attr]
         assert int(step) <= 3 * every
         assert "the representation is collapsing" in text
+
+
+def test_a_collapse_is_told_though_the_run_is_stopped_after_every_look(tmp_path: Path) -> None:
+    model, journal = method("mae", "vit", VIT), Memory()
+    loop = LoopConfig(epochs=4, batch_size=24, log_steps=1)
+    for step in (1, 2, 3):
+        encoder: Any = model.encoder
+        watch = RepresentationMonitor(encoder, IMAGES, lambda features: {"rankme": 1.01}, {"rankme": 2.0}, 1)
+        session = Session(tmp_path, journal, monitors=[watch], resume=step > 1, stop_after=step)
+        with pytest.raises(Preempted):
+            train(model, Images(24), loop, session, CPU)
+    assert len([note for note in journal.notes if "is collapsing" in note]) == 1
 
 
 def test_features_that_are_no_longer_finite_are_told_once() -> None:

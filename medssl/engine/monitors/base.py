@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -32,6 +32,17 @@ class Monitor(Protocol):
 
         ``figures`` are the training figures' means since the last report, empty between two reports.
         """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A monitor that compares what it sees with what it saw, also before the run was stopped."""
+
+    def remembered(self) -> Mapping[str, Any]:
+        """Return what goes into a checkpoint; plain types."""
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Take it up again."""
 
 
 def due(progress: Progress, every: int) -> bool:

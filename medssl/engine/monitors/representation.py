@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,14 @@ class RepresentationMonitor:
         judged = [self._judge(name, _plain(seen[name]), floor) for name, floor in self.floors.items()]
         alarms = [alarm for each in judged for alarm in each]
         return Observation(seen, tuple(alarms))
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what the next look is compared with; a run that is stopped after every look is not to forget it."""
+        return {"low": dict(self._low), "told": sorted(self._told)}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Take up what ``remembered`` returned before the run was stopped."""
+        self._low, self._told = dict(remembered.get("low", {})), {*remembered.get("told", ())}
 
     def _judge(self, name: str, value: float, floor: float) -> tuple[str, ...]:
         start, before = _plain(self.start.get(name, np.inf)), self._low.pop(name, None)
