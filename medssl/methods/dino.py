@@ -4,7 +4,8 @@ The student sees all crops, the teacher the two global ones; the student learns 
 (eq. 1) and centred (eq. 4) assignment of every other crop to K prototypes (eq. 2, 3). The teacher is the student's
 moving average (§3.1). Departures: the centre moves once an optimiser step, by all its micro-batches; the teacher's
 temperature warms up by step, not by epoch; grey-scale views without flip or solarisation, global crops of at least
-half the image; prototypes and momentum by rule for pools smaller than ImageNet. No batch norm in the head, as for ViTs.
+half the image; prototypes and momentum by rule for pools smaller than ImageNet; ``loop.clip_norm`` is of the gradient
+as a whole, not of each parameter's. No batch norm in the head, as for ViTs.
 """
 
 from __future__ import annotations

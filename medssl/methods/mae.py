@@ -85,7 +85,7 @@ class Mae(Method[MaeConfig]):
         if self.config.normalise_patches:
             target = normalised_patches(target, self.config.variance_floor)
         tokens = self.encoder(batch.images[0], TokenPlan(keep=keep)).tokens
-        return patch_mse(self.decoder(tokens, keep, hide), target), {}
+        return patch_mse(self.decoder(tokens, keep, hide), target), {"mean_loss": target.detach().square().mean()}
 
     def reconstruct(self, batch: Views) -> tuple[Tensor, Tensor]:
         """Return the predicted patches ``B L P`` and which were hidden, ``B L`` (1 hidden, 0 kept)."""
@@ -112,16 +112,18 @@ class Mae(Method[MaeConfig]):
     def alarms(self, figures: Mapping[str, float], progress: Progress) -> tuple[str, ...]:
         """Say when halfway nothing but each patch's mean is predicted, or when nearly all is in the first fifth.
 
-        Standardised patches have variance 1 at most, which is the loss of predicting their mean: above .98 a network
-        has learned nothing; below .02 so early, what is hidden follows from what is seen without any anatomy.
+        Predicting the mean of standardised patches costs their variance (``mean_loss``): 1, or less where patches of
+        air have almost none. Above 98 % of that a network has learned nothing; below 2 % of it so early, what is hidden
+        follows from what is seen without any anatomy.
         """
         if progress.step < JUDGED_AFTER or not self.config.normalise_patches or "loss" not in figures:
             return ()
-        loss, done = figures["loss"], progress.fraction
-        if done >= 0.5 and loss > 0.98:
-            return (f"reconstruction is at chance after {done:.0%} of training: loss {loss:.3f} of 1; change loop.lr",)
-        if done <= 0.2 and loss < 0.02:
-            return (f"reconstruction is too easy: loss {loss:.3f} of 1 after {done:.0%}; raise method.mask_ratio",)
+        loss, chance, done = figures["loss"], figures.get("mean_loss", 1.0), progress.fraction
+        said = f"loss {loss:.3f}, by each patch's mean {chance:.3f}"
+        if done >= 0.5 and loss > 0.98 * chance:
+            return (f"reconstruction is at chance after {done:.0%} of training: {said}; change loop.lr",)
+        if done <= 0.2 and loss < 0.02 * chance:
+            return (f"reconstruction is too easy after {done:.0%}: {said}; raise method.mask_ratio",)
         return ()
 
     def split(self, keys: Tensor) -> tuple[Tensor, Tensor]:

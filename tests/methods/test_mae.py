@@ -95,7 +95,20 @@ def test_mae_says_when_it_learned_nothing_or_had_nothing_to_learn() -> None:
     method = small_method("mae")
     assert "at chance" in method.alarms({"loss": 0.99}, Progress(500, 1000))[0]
     assert "too easy" in method.alarms({"loss": 0.01}, Progress(200, 1000))[0]
+    assert "at chance" in method.alarms({"loss": 0.69, "mean_loss": 0.69}, Progress(500, 1000))[0]  # a third is air
+    assert not method.alarms({"loss": 0.6, "mean_loss": 0.69}, Progress(500, 1000))
     for loss, step in ((0.99, 499), (0.01, 201), (0.5, 900), (0.99, 0)):
         assert not method.alarms({"loss": loss}, Progress(step, 1000))
     assert not method.alarms({"loss": 1.0}, Progress(20, 20))  # too short to tell
     assert not small_method("mae", normalise_patches=False).alarms({"loss": 1.0}, Progress(900, 1000))
+
+
+def test_images_with_much_air_cost_less_to_predict_by_their_mean() -> None:
+    method = small_method("mae")
+    batch = batch_of(method, 8)
+    _, figures = method.losses(batch)
+    assert figures["mean_loss"].item() == pytest.approx(1.0, abs=0.1)
+    for images in batch.images:
+        images[..., : images.shape[-1] // 2] = 0.0
+    _, figures = method.losses(batch)
+    assert figures["mean_loss"].item() == pytest.approx(0.5, abs=0.2)
