@@ -59,7 +59,8 @@ def masked(array: NDArray[Any], regions: Sequence[Region] = (), padding: int | N
     shown = array.copy()
     nothing: Any = 0 if array.ndim == 3 or array.dtype.kind == "u" else array.min()
     if padding is not None:
-        nothing = np.clip(padding, np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+        limits = np.iinfo(array.dtype) if array.dtype.kind in "iu" else np.finfo(array.dtype)
+        nothing = np.clip(padding, limits.min, limits.max)
     if regions:
         outside = np.ones(array.shape[:2], bool)
         for r in regions:

@@ -22,8 +22,8 @@ from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
 
 MAX_BYTES = 1 << 30  # of the masks of one object, and of the object itself
-# of radiotherapy
 PLAIN = re.compile(r"[A-Za-z0-9 _.,()+-]*")  # of a label that its words and numbers say wholly
+# of radiotherapy
 PLANNING_WORDS = frozenset(["gtv", "ctv", "ptv", "itv", "oar", "external", "contour", "l", "r", "lt", "rt"])
 PLANE_TOLERANCE = 0.25  # of the distance between slices: a contour further away lies on no slice
 

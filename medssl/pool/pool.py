@@ -7,12 +7,11 @@ left beyond those is not read, and the next change overwrites it.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,12 @@ from medssl.pool.manifest import Counts, Fingerprints, Manifest, Roles, Settings
 from medssl.pool.masks import MASKS
 from medssl.pool.reader import VolumeReader
 from medssl.pool.remote import Copy
-from medssl.pool.removal import Removed, Tables, erase_rest, removed, repacked, without
-from medssl.pool.shards import shard_path
-from medssl.pool.tables import Problem, conform, load, problems, save
+from medssl.pool.removal import Removed, Tables, erase_rest, removed, repacked, sweep, without
+from medssl.pool.tables import Problem, conform, load, problems, save, unwritten
 from medssl.pool.verify import find_problems, mask_problems
 
 __all__ = ["Pool", "PoolInfo", "Problem", "Roles"]
 
-ABANDONED_S = 3600
 NEXT = "catalog.next"  # tables that are to take the place of all before
 UNFINISHED = Problem("pool.json", "an interrupted change left files to delete; ingest or remove something")
 SAME_LABEL = ["id", "task", "value", "annotator"]
@@ -129,7 +126,7 @@ class Pool:
             return
         with locked(self.path / ".lock", "writing to this pool"):
             self._set(Manifest.load(self.path))  # another process may have appended since
-            self._sweep()
+            sweep(self.path)
             self._finish_renewal()
             self._is_writing = True
             try:
@@ -161,7 +158,10 @@ class Pool:
                 self._labels(),
                 pl.concat([self.masks, new_masks]),
             )
-            found = [*islice(problems(tables.volumes, tables.instances), 1), *islice(self._unwritten(volumes), 1)]
+            found = [
+                *islice(problems(tables.volumes, tables.instances), 1),
+                *islice(unwritten(self.shards, volumes), 1),
+            ]
             if found:
                 raise PoolError(f"{self.path}: nothing was added; {found[0]}")
             if others.height < self.instances.height:  # the rows committed before would not be the first ones any more
@@ -243,13 +243,6 @@ class Pool:
         num_removed = self.manifest.counts.removed_files
         return summarise(self.catalog, self.instances, num_bytes, self.fingerprints, num_removed)
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half written; a living one touches its file more often than that."""
-        for folder in ("", "catalog", "catalog/labels", "shards"):
-            for partial in (self.path / folder).glob(".*.partial"):
-                if partial.stat().st_mtime < time.time() - ABANDONED_S:
-                    partial.unlink(missing_ok=True)
-
     def _renew(self, tables: Tables, *, num_removed: int = 0) -> None:
         """Commit tables that take the place of all before; the pool is as it was until all of them are written."""
         tables.save(self.path / NEXT)
@@ -280,13 +273,6 @@ class Pool:
                 f"{self.path}: made with the key of fingerprint {self.manifest.key}, got {key.fingerprint}; "
                 "pass the right file with --key"
             )
-
-    def _unwritten(self, volumes: pl.DataFrame) -> Iterator[Problem]:
-        ends = volumes.group_by("shard").agg((pl.col("offset") + pl.col("length")).max().alias("end")).sort("shard")
-        for shard, end in ends.iter_rows():
-            path = shard_path(self.shards, shard)
-            if not path.is_file() or path.stat().st_size < end:
-                yield Problem(f"shards/{path.name}", "missing or too short; write the shard before its rows")
 
     @property
     def _tables(self) -> Path:

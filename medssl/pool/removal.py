@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from medssl.pool.catalog import VOLUMES, whole
 from medssl.pool.shards import ShardWriter, checksum, shard_path
 from medssl.pool.tables import save
 
+ABANDONED_S = 3600
 HIDDEN = ".removed-"  # stores on their way out
 
 
@@ -98,6 +100,14 @@ def repacked(shards: Path, volumes: pl.DataFrame, patients: Collection[str], fir
             moved = [_copied(shards, row, writer) for row in part.iter_rows(named=True)]
         found.append(pl.DataFrame(moved, schema=VOLUMES))
     return pl.concat(found)
+
+
+def sweep(pool: Path) -> None:
+    """Remove what killed processes left half written; a living one touches its file more often than that."""
+    for folder in ("", "catalog", "catalog/labels", "shards"):
+        for partial in (pool / folder).glob(".*.partial"):
+            if partial.stat().st_mtime < time.time() - ABANDONED_S:
+                partial.unlink(missing_ok=True)
 
 
 def erase_rest(pool: Path, volumes: pl.DataFrame) -> int:

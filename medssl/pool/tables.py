@@ -14,6 +14,7 @@ from medssl.core.errors import PoolError
 from medssl.core.files import atomic
 from medssl.core.types import Outcome, Role
 from medssl.pool.catalog import LATER
+from medssl.pool.shards import shard_path
 
 REQUIRED = ("volume", "patient", "study", "series", "role", "shape", "dtype", "shard", "offset", "length", "sha256")
 
@@ -76,6 +77,15 @@ def save(path: Path, table: pl.DataFrame) -> None:
             table.write_parquet(partial)
         except pl.exceptions.PolarsError:  # what polars makes of a full disk, sometimes
             raise OSError(errno.EIO, "Input/output error, maybe no space left") from None
+
+
+def unwritten(shards: Path, volumes: pl.DataFrame) -> Iterator[Problem]:
+    """Find rows whose voxels are not in the folder ``shards``."""
+    ends = volumes.group_by("shard").agg((pl.col("offset") + pl.col("length")).max().alias("end")).sort("shard")
+    for shard, end in ends.iter_rows():
+        path = shard_path(shards, shard)
+        if not path.is_file() or path.stat().st_size < end:
+            yield Problem(f"shards/{path.name}", "missing or too short; write the shard before its rows")
 
 
 def problems(volumes: pl.DataFrame, instances: pl.DataFrame) -> Iterator[Problem]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import killed_before
 from mixed_export import counts, shard_bytes, tables
 from objects import framed, item, volume
 from pydicom import uid
@@ -103,10 +102,6 @@ def test_files_that_could_not_be_read_are_looked_at_again(
     assert ingest([source], pool, key).num_files == 0
 
 
-class Killed(BaseException):
-    """In place of a kill."""
-
-
 def test_killed_anywhere_while_a_file_is_looked_at_again_the_pool_is_the_old_or_the_new_one(
     source: Path, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,26 +114,10 @@ def test_killed_anywhere_while_a_file_is_looked_at_again_the_pool_is_the_old_or_
         (tmp_path / "share").unlink(missing_ok=True)
         assert counts(ingest([source], pool, key)) == {"stored": 4, "quarantined": 1}
         save(radiograph("late"), tmp_path / "share")
-        left = step
-
-        def dying(function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal left
-                if left <= 0:
-                    raise Killed
-                left -= 1
-                return function(*args, **kwargs)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name in ("replace", "rename", "link"):
-                patch.setattr(os, name, dying(getattr(os, name)))
-            try:
-                ingest([source], Pool.open(pool.path, key), key)
-                whole += 1
-            except Killed:
-                pass
+        opened = Pool.open(pool.path, key)
+        whole += not killed_before(
+            step, lambda pool=opened: ingest([source], pool, key), monkeypatch, ("replace", "rename", "link")
+        )
         ingest([source], Pool.open(pool.path, key), key)  # goes on
         found = Pool.open(pool.path, key)
         assert found.verify() == []

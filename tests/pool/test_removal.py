@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import blosc2
 import numpy as np
 import polars as pl
 import pytest
+from kills import killed_before
 from small_pools import KEY, add, filled, holds, label, labels, voxels
 
 from medssl.core.errors import CorruptShard, PoolError
@@ -174,32 +174,10 @@ def test_a_copy_of_a_remote_pool_is_refused(pool: Pool) -> None:
         pool.remove([PATIENT])
 
 
-class Killed(BaseException):
-    """Ends a removal so that nothing it does from then on reaches the disk, as after kill -9."""
-
-
 def removed_until(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Remove the patient, but die before the ``step``-th change of a name on the disk; return whether it died."""
-    left = step
-
-    def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            nonlocal left
-            if left <= 0:
-                raise Killed
-            left -= 1
-            return function(*args, **kwargs)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("replace", "rename", "unlink", "mkdir", "rmdir"):
-            patch.setattr(os, name, dying(getattr(os, name)))
-        try:
-            Pool.open(path).remove([PATIENT])
-        except Killed:
-            return True
-    return False
+    names = ("replace", "rename", "unlink", "mkdir", "rmdir")
+    return killed_before(step, lambda: Pool.open(path).remove([PATIENT]), monkeypatch, names)
 
 
 def test_killed_at_every_step_the_pool_is_the_old_or_the_new_one_and_the_next_writer_finishes(
