@@ -158,12 +158,9 @@ class Pool:
                 self._labels(),
                 pl.concat([self.masks, new_masks]),
             )
-            found = [
-                *islice(problems(tables.volumes, tables.instances), 1),
-                *islice(unwritten(self.shards, volumes), 1),
-            ]
-            if found:
-                raise PoolError(f"{self.path}: nothing was added; {found[0]}")
+            wrong = next(chain(problems(tables.volumes, tables.instances), unwritten(self.shards, volumes)), None)
+            if wrong is not None:
+                raise PoolError(f"{self.path}: nothing was added; {wrong}")
             if others.height < self.instances.height:  # the rows committed before would not be the first ones any more
                 self._renew(tables)
                 self._finish_renewal()

@@ -15,6 +15,7 @@ from medssl.pool.pool import Pool
 sys.path.insert(0, str(Path(__file__).parents[1] / "dicom"))
 
 from mixed_export import write_mixed
+from stacking import Case
 
 
 @pytest.fixture
@@ -52,3 +53,8 @@ def shared() -> Path:
     if not found.is_dir():
         pytest.skip(f"no shared data at {found}")
     return found
+
+
+@pytest.fixture
+def case(source: Path, pool: Pool, key: Key) -> Case:
+    return Case(source, pool, key)

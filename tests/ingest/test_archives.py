@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import uid
-from synthetic_dicom import ct_slice, encoded, radiograph, save
+from synthetic_dicom import ct_slice, radiograph, save
 
 from medssl.core.places import LocalFile
 from medssl.dicom.reasons import DicomProblem, Reason
@@ -275,25 +275,6 @@ def test_a_big_gzip_file_is_read_in_any_order_without_starting_again(tmp_path: P
     for i in order:
         with Part(whole, i << 20, 1 << 20).open() as handle:
             assert zlib.crc32(handle.read()) == zlib.crc32(parts[i])
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_an_archive_appended_to_another_is_not_lost_without_a_word(mode: str, source: Path, tmp_path: Path) -> None:
-    for name in "ab":
-        save(radiograph(name), tmp_path / name / name)
-        packed_tar(tmp_path / name, tmp_path / f"{name}.tar", mode)
-    both = source / "both"
-    both.write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
-    found = listed(source)
-    assert "export/both/a" in found
-    assert "export/both/b" in found or found["export/both"] is Reason.DAMAGED_ARCHIVE
-
-
-def test_folders_of_a_zip_file_made_on_windows_are_no_files(source: Path) -> None:
-    with zipfile.ZipFile(source / "windows.zip", "w") as archive:
-        archive.writestr("IMG\\", b"")
-        archive.writestr("IMG\\one", encoded(radiograph("one")))
-    assert len(listed(source)) == 1
 
 
 def test_folders_nested_deeper_than_python_calls_are_walked(source: Path) -> None:

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from synthetic_dicom import radiograph, save
+from synthetic_dicom import encoded, radiograph, save
 from test_archives import NOWHERE, PACKS, Pack, export, gzipped_tar, listed, packed_tar, packed_zip, stored_zip
 
 from medssl.dicom.reasons import Reason
@@ -195,3 +195,22 @@ def test_very_many_members_of_one_name_are_numbered_quickly(source: Path) -> Non
     found = [file.below for file in walk([source], NOWHERE)]
     assert len(set(found)) == len(found) == 3002
     assert "a.tar/same (2) (2)" not in found
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_appended_to_another_is_not_lost_without_a_word(mode: str, source: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        save(radiograph(name), tmp_path / name / name)
+        packed_tar(tmp_path / name, tmp_path / f"{name}.tar", mode)
+    both = source / "both"
+    both.write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    found = listed(source)
+    assert "export/both/a" in found
+    assert "export/both/b" in found or found["export/both"] is Reason.DAMAGED_ARCHIVE
+
+
+def test_folders_of_a_zip_file_made_on_windows_are_no_files(source: Path) -> None:
+    with zipfile.ZipFile(source / "windows.zip", "w") as archive:
+        archive.writestr("IMG\\", b"")
+        archive.writestr("IMG\\one", encoded(radiograph("one")))
+    assert len(listed(source)) == 1

@@ -29,7 +29,6 @@ from medssl.ingest.executors import Workers
 from medssl.ingest.ingest import ingest
 from medssl.ingest.labels import LabelFile
 from medssl.ingest.rules import Rules
-from medssl.ingest.work import Work
 from medssl.pool import frames, shards
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
@@ -263,24 +262,6 @@ def test_no_error_names_a_patient(export: Path, tmp_path: Path, pool: Pool, key:
     with pytest.raises(MedsslError) as later:
         ingest([export], pool, key, labels=LabelFile.read(path))
     assert not any(word in f"{caught.value} {later.value}" for word in PLANTED)
-
-
-def test_the_journal_of_a_run_that_ended_early_names_no_source(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    known = {"key_file": tmp_path / "key", "workspace": tmp_path / "workspace"}
-    ingest_verb([export], tmp_path / "found", **known)
-    work = Work.beside(tmp_path / "found").folder
-    work.mkdir(mode=0o700)
-    (work / "headers").mkdir()  # something to go on with
-    with pytest.raises(MedsslError, match="Quillfeather Jan: no such"):
-        ingest_verb([Path("Quillfeather Jan")], tmp_path / "found", **known)
-    journals = [file.read_text() for file in (tmp_path / "workspace").rglob("journal.jsonl")]
-    assert len(journals) == 2
-    assert any('"failed"' in text for text in journals)
-    assert not any("Quillfeather" in text for text in journals)
 
 
 def test_the_linkage_file_holds_what_the_pool_does_not(export: Path, tmp_path: Path, pool: Pool, key: Key) -> None:

@@ -15,9 +15,11 @@ from medssl.core.errors import MedsslError
 from medssl.ingest import building, planning
 from medssl.ingest.executors import Died, Workers
 from medssl.ingest.ingest import ingest
+from medssl.ingest.work import Work
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 from medssl.pool.shards import ShardWriter
+from medssl.verbs.ingest import ingest as ingest_verb
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 
@@ -122,3 +124,21 @@ def test_a_file_that_changes_meanwhile_is_not_trusted(mixed: Path, pool: Pool, k
 
     report = ingest([mixed], pool, key, progress=touch)
     assert ("export/p0/0.dcm", "source_changed") in [(q.path, q.reason) for q in report.quarantined]
+
+
+def test_the_journal_of_a_run_that_ended_early_names_no_source(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    known = {"key_file": tmp_path / "key", "workspace": tmp_path / "workspace"}
+    ingest_verb([mixed], tmp_path / "found", **known)
+    work = Work.beside(tmp_path / "found").folder
+    work.mkdir(mode=0o700)
+    (work / "headers").mkdir()  # something to go on with
+    with pytest.raises(MedsslError, match="Quillfeather Jan: no such"):
+        ingest_verb([Path("Quillfeather Jan")], tmp_path / "found", **known)
+    journals = [file.read_text() for file in (tmp_path / "workspace").rglob("journal.jsonl")]
+    assert len(journals) == 2
+    assert any('"failed"' in text for text in journals)
+    assert not any("Quillfeather" in text for text in journals)

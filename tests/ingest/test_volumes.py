@@ -4,72 +4,18 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
+from stacking import Case, in_time, outcomes, shuffled
 from synthetic_dicom import CT, ct_slice, dataset, radiograph, save, with_pixels
 
 from medssl.ingest.ingest import ingest
-from medssl.ingest.report import IngestReport
 from medssl.ingest.rules import Rules
-from medssl.pool.key import Key
-from medssl.pool.pool import Pool
-
-CAREFUL = Rules()
-
-
-class Case:
-    """A source folder and its pool."""
-
-    def __init__(self, source: Path, pool: Pool, key: Key) -> None:
-        self.source, self.pool, self.key = source, pool, key
-
-    def run(
-        self, objects: Iterable[Dataset], syntaxes: tuple[str | None, ...] = (None,), rules: Rules = CAREFUL
-    ) -> IngestReport:
-        for i, ds in enumerate(objects):
-            save(ds, self.source / f"{i:03d}", syntaxes[i % len(syntaxes)])
-        report = ingest([self.source], self.pool, self.key, rules=rules)
-        assert self.pool.verify() == []
-        return report
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.pool.catalog.volumes.to_dicts()
-
-    def voxels(self, row: int = 0) -> NDArray[Any]:
-        return self.pool.reader().read(row)
-
-    def slices(self, volume: str) -> list[int]:
-        mine = self.pool.instances.filter(pl.col("volume") == volume, pl.col("outcome") == "stored")
-        return sorted(mine["slice"].to_list())
-
-
-@pytest.fixture
-def case(source: Path, pool: Pool, key: Key) -> Case:
-    return Case(source, pool, key)
-
-
-def outcomes(report: IngestReport) -> dict[tuple[str, str | None], int]:
-    return {(str(c.outcome), c.reason and str(c.reason)): c.files for c in report.outcomes}
-
-
-def in_time(z: float, t: int, **elements: Any) -> Dataset:
-    """Return a slice at ``z`` whose voxels hold ``z + 10 t``."""
-    ds = ct_slice(z, f"{z} {t}", **elements)
-    ds.PixelData = (np.frombuffer(ds.PixelData, "<i2") + 10 * t).astype("<i2").tobytes()
-    return ds
-
-
-def shuffled(slices: list[Dataset]) -> list[Dataset]:
-    return [slices[i] for i in np.random.default_rng(1).permutation(len(slices))]
 
 
 def test_a_ct_series_is_one_volume_in_the_order_of_its_places(case: Case) -> None:
@@ -127,37 +73,6 @@ def test_a_series_is_split_by_what_separates_volumes(case: Case, changes: dict[s
     assert sorted(row["shape"][0] for row in case.rows) == ([3, 3] if num_volumes == 2 else [6])
 
 
-@pytest.mark.parametrize(
-    ("tag", "flag"),
-    [
-        ("TemporalPositionIdentifier", "t_position"),
-        ("DiffusionBValue", "t_b_value"),
-        ("TriggerTime", "t_trigger_ms"),
-        ("AcquisitionNumber", "t_acquisition"),
-    ],
-)
-def test_time_points_that_a_tag_tells_apart_are_one_volume_with_a_time_axis(case: Case, tag: str, flag: str) -> None:
-    slices = [in_time(z, t, **{tag: t}) for z in (0.0, 1.0, 2.0) for t in (9, 10, 100)]
-    assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
-    (row,) = case.rows
-    assert (row["axes"], row["shape"], row["flags"]) == ("TZYX", [3, 3, 32, 34], [flag])
-    assert (row["times"], row["spacing_mm"]) == ([9, 10, 100], [1.0, 0.5, 0.75])
-    assert case.voxels()[:, :, 5, 5].tolist() == [[10 * t + z for z in (0, 1, 2)] for t in (9, 10, 100)]
-    assert case.slices(row["volume"]) == list(range(9))
-
-
-def test_the_offset_that_ge_adds_to_its_b_values_is_taken_off(case: Case) -> None:
-    slices = []
-    for z in (0.0, 1.0, 2.0):
-        for b, stored in ((0, 0), (400, 400), (800, 1_000_000_800)):
-            ds = in_time(z, b // 400 + 1)
-            block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
-            block.add_new(0x39, "IS", [stored, 8, 0, 0])
-            slices.append(ds)
-    assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
-    assert (case.rows[0]["times"], case.rows[0]["flags"]) == ([0, 400, 800], ["t_b_value"])
-
-
 def test_a_slice_without_rescale_is_not_stacked_with_those_that_have_it(case: Case) -> None:
     slices = [ct_slice(z) for z in (0.0, 1.0, 2.0, 3.0)]
     del slices[3].RescaleSlope, slices[3].RescaleIntercept
@@ -185,45 +100,6 @@ def test_one_file_that_cannot_be_built_costs_no_other_of_its_series(
     assert outcomes(report) == {("stored", None): 2, ("quarantined", "build_failed"): 1}
 
 
-def test_times_of_day_are_kept_as_seconds_from_the_first_also_over_midnight(case: Case) -> None:
-    clock = {1: "235958.5", 2: "000001", 3: "000003.5"}
-    case.run(shuffled([in_time(z, t, AcquisitionTime=clock[t]) for z in (0.0, 1.0) for t in clock]))
-    assert (case.rows[0]["times"], case.rows[0]["flags"]) == ([0, 2.5, 5], ["t_seconds"])
-    assert case.voxels()[:, 0, 5, 5].tolist() == [10, 20, 30]
-
-
-def test_the_time_point_at_which_a_scan_was_stopped_is_left_out_and_said(case: Case) -> None:
-    slices = [in_time(z, t, TemporalPositionIdentifier=t) for t in (1, 2, 3) for z in (0.0, 1.0, 2.0)]
-    report = case.run(slices[:-1])
-    assert outcomes(report) == {("stored", None): 6, ("quarantined", "incomplete_time_point"): 2}
-    (row,) = case.rows
-    assert (row["shape"], row["flags"]) == ([2, 3, 32, 34], ["incomplete_series", "t_position"])
-
-
-def test_a_slice_taken_twice_leaves_the_first_volume(case: Case) -> None:
-    slices = [in_time(z, 1, AcquisitionNumber=1) for z in (0.0, 1.0, 2.0)] + [in_time(1.0, 2, AcquisitionNumber=2)]
-    report = case.run(slices)
-    assert outcomes(report) == {("stored", None): 3, ("quarantined", "incomplete_time_point"): 1}
-    assert (case.rows[0]["axes"], case.rows[0]["times"]) == ("ZYX", None)
-
-
-@pytest.mark.parametrize("time_first", [True, False])
-def test_mr_time_points_without_a_tag_follow_their_numbers(case: Case, *, time_first: bool) -> None:
-    pairs = [(z, t) for t in (1, 2, 3) for z in (2, 0, 1)] if time_first else [
-        (z, t) for z in (0, 1, 2) for t in (1, 2, 3)
-    ]  # fmt: skip
-    slices = [in_time(z, t, Modality="MR", InstanceNumber=i) for i, (z, t) in enumerate(pairs)]
-    assert outcomes(case.run(shuffled(slices))) == {("stored", None): 9}
-    (row,) = case.rows
-    assert (row["axes"], row["flags"], row["times"]) == ("TZYX", ["t_instance_number"], None)
-    assert case.voxels()[:, :, 5, 5].tolist() == [[10 * t + z for z in (0, 1, 2)] for t in (1, 2, 3)]
-
-
-def test_ct_slices_told_apart_by_numbers_alone_may_be_two_reconstructions_and_are_refused(case: Case) -> None:
-    slices = [in_time(z, t, InstanceNumber=2 * t + z) for t in (1, 2) for z in (0, 1)]
-    assert outcomes(case.run(slices)) == {("quarantined", "duplicate_position"): 4}
-
-
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_an_export_sent_again_with_other_uids_and_numbers_is_a_copy(case: Case, modality: str) -> None:
     slices = [in_time(z, t, Modality=modality, InstanceNumber=10 * t + z) for t in (1, 2) for z in (0, 1, 2)]
@@ -234,28 +110,6 @@ def test_an_export_sent_again_with_other_uids_and_numbers_is_a_copy(case: Case, 
     assert case.rows[0]["axes"] == "ZYX"
     copies = case.pool.instances.filter(pl.col("outcome") == "duplicate")
     assert sorted(copies["slice"]) == [0, 1, 2]
-
-
-def test_phases_of_the_heart_at_one_place_are_a_film(case: Case) -> None:
-    report = case.run(shuffled([in_time(0, t, Modality="MR", TriggerTime=40.0 * t) for t in range(5)]))
-    assert outcomes(report) == {("stored", None): 5}
-    (row,) = case.rows
-    assert (row["axes"], row["shape"], row["affine"]) == ("TYX", [5, 32, 34], None)
-    assert (row["spacing_mm"], row["times"]) == ([0.5, 0.75], [0, 40, 80, 120, 160])
-    assert case.voxels()[:, 5, 5].tolist() == [0, 10, 20, 30, 40]
-
-
-def test_slices_with_equal_pixels_at_one_place_are_kept_when_their_time_differs(case: Case) -> None:
-    slices = [ct_slice(z, f"{z} {t}", TemporalPositionIdentifier=t) for z in (0.0, 1.0, 2.0) for t in (1, 2)]
-    slices[-1].PixelData = (np.frombuffer(slices[-1].PixelData, "<i2") + 1).tobytes()
-    assert outcomes(case.run(slices)) == {("stored", None): 6}
-
-
-def test_time_points_that_nothing_tells_apart_are_refused(case: Case) -> None:
-    slices = [ct_slice(z, f"{z} {t}", WindowCenter=t) for z in (0.0, 1.0) for t in (1, 2)]
-    for i, ds in enumerate(slices):
-        ds.PixelData = (np.frombuffer(ds.PixelData, "<i2") + i).tobytes()
-    assert outcomes(case.run(slices)) == {("quarantined", "duplicate_position"): 4}
 
 
 @pytest.mark.parametrize(
