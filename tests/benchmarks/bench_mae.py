@@ -3,7 +3,8 @@
 A step is forward, backward and optimiser on views that are there already; the loader is no part of it. Everyone has
 the same encoder, decoder, mask ratio, batch, precision (autocast) and fused AdamW. Each system runs in a process of its
 own, one at a time, so that memory is its own and nobody profits from another's settings; steps are taken in turns,
-medians reported, and ratios are medians of those within a turn. Peers that are not there are skipped with the reason:
+medians reported, and ratios are medians of those within a turn. On a CPU medssl is shown a second time, as torchrun
+starts it: one process a thread, which share the batch. Peers that are not there are skipped with the reason:
 
     pip install --no-deps --target PEERS lightly lightly-utils einops
     git clone https://github.com/facebookresearch/mae MAE          (CC-BY-NC: to be timed, not to be copied)
@@ -20,6 +21,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import socket
 import sys
 import time
 import traceback
@@ -29,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mae_systems import MODELS, SYSTEMS, Model, matmul_peak
+from mae_systems import MODELS, RANKS, SYSTEMS, Model, matmul_peak
 
 
 def main() -> None:
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="medssl with loop.compile")
     parser.add_argument("--mae-path", default=os.environ.get("MAE_PATH", ""), help="a clone of facebookresearch/mae")
     args = parser.parse_args()
+    if args.threads == 1 or args.device != "cpu" or args.clock == "cpu":
+        args.systems = [system for system in args.systems if system != RANKS]
     print(f"{_machine(args)}\n\n    {' '.join(['python', *sys.argv])}\n")
     for name in args.model:
         for precision in args.precision:
@@ -93,48 +97,78 @@ def _table(name: str, precision: str, args: argparse.Namespace) -> list[str]:
 
 
 class _Run:
-    """One system in a process of its own, taking a step when told to."""
+    """One system in processes of its own, taking a step when told to."""
 
     def __init__(self, system: str, name: str, batch: int, precision: str, args: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, system, name, batch, precision, args), daemon=True)
-        self._process.start()
-        there.close()
+        world = args.threads if system == RANKS else 1
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+        self._pipes, self._processes = [], []
+        for rank in range(world):
+            here, there = context.Pipe()
+            told = (there, system, name, batch // world, precision, args, {**group, "RANK": str(rank)})
+            process = context.Process(target=_serve, args=told, daemon=True)
+            process.start()
+            there.close()
+            self._pipes.append(here)
+            self._processes.append(process)
         self.seconds: list[float] = []
-        self.reason = str(self._answer())  # of not running; empty where it runs
+        self.reason = str(max(self._answers(), key=len))  # of not running; empty where it runs
 
     def step(self) -> None:
-        """Take one timed step."""
-        self._here.send("step")
-        self.seconds.append(float(self._answer()))
+        """Take one timed step, which is over when the last process has taken it."""
+        self.seconds.append(max(map(float, self._asked("step"))))
 
     def memory(self) -> float:
         """Return the most megabytes in use so far, over those before the model was made."""
-        self._here.send("memory")
-        return float(self._answer())
+        return sum(map(float, self._asked("memory")))
 
     def close(self) -> None:
-        """End the process."""
-        if self._process.is_alive():
-            self._here.send("close")
-        self._process.join()
+        """End the processes."""
+        for here, process in zip(self._pipes, self._processes, strict=True):
+            if process.is_alive():
+                here.send("close")
+        for process in self._processes:
+            process.join()
 
-    def _answer(self) -> str | float:
+    def _asked(self, question: str) -> list[Any]:
+        for here in self._pipes:
+            here.send(question)
+        return self._answers()
+
+    def _answers(self) -> list[Any]:
         try:
-            answer: str | float = self._here.recv()
+            return [here.recv() for here in self._pipes]
         except EOFError:
-            return "its process died (out of memory?)"
-        return answer
+            return ["its process died (out of memory?)"]
 
 
-def _serve(there: Connection, system: str, name: str, batch: int, precision: str, args: argparse.Namespace) -> None:
+def _serve(
+    there: Connection,
+    system: str,
+    name: str,
+    batch: int,
+    precision: str,
+    args: argparse.Namespace,
+    group: dict[str, str],
+) -> None:
     """Make a system, warm it up, and answer until told to close."""
     import torch
 
+    from medssl.engine.distributed import processes
+
     warnings.simplefilter("ignore")  # of peers
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    os.environ |= group
+    torch.set_num_threads(max(1, args.threads // int(group["WORLD_SIZE"])))
+    with processes():
+        _answer(there, system, name, batch, precision, args)
+
+
+def _answer(there: Connection, system: str, name: str, batch: int, precision: str, args: argparse.Namespace) -> None:
+    import torch
+
     device = torch.device(args.device)
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
