@@ -136,8 +136,8 @@ def _train(model: Any, feed: Feed, config: LoopConfig, session: Session, device:
             report(keeper, model, progress, meter, config, is_epoch_end=progress.step % an_epoch == 0)
             shown.advance(text=f"epoch {step // an_epoch + 1} · {meter.text()}".rstrip(" ·"))
             last, asked = step + 1 == total, agreed(stopping.is_set()) or step + 1 == session.stop_after
-            is_due = last or asked or (step + 1) % (config.checkpoint_epochs * an_epoch) == 0
-            if is_due and session.recoverable:
+            is_due = (step + 1) % (config.checkpoint_epochs * an_epoch) == 0 and not keeper.failing
+            if session.recoverable and (last or asked or is_due):
                 with meter.paused():
                     keeper.save(step + 1, must=last or asked)
             if asked and not last:
@@ -153,6 +153,11 @@ class Keeper:
         self.session, self.stepper, self.config = session, stepper, config
         self._best: float | None = None
         self._failures = self._rollbacks = 0
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last step was skipped, so that a rollback is to lead further back."""
+        return self._failures > 0
 
     def resume(self) -> int:
         """Restore the newest checkpoint and return its step."""

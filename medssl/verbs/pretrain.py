@@ -107,8 +107,15 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
 
 
 def settled(recipe: Recipe, num_images: int) -> Recipe:
-    """Return ``recipe`` with what it leaves open settled by its method's rules for a pool of this size."""
+    """Return ``recipe`` with what it leaves open settled by its method's rules for a pool of this size.
+
+    Where a step asks for more images than there are, it is one of those there are, and so is its learning rate.
+    """
     plugin, loop = METHODS.load(recipe.method.name), recipe.loop
+    if loop.images_a_step > num_images * loop.crops:
+        micro = -(-num_images * loop.crops // loop.batch_size)
+        reads = -(-num_images // micro)
+        loop = loop.model_copy(update={"batch_size": reads * loop.crops, "accumulate": micro})
     config = plugin.fitted(recipe.method.config, num_images, loop.images_a_step, loop.crops)
     epochs = plugin.epochs(num_images, loop.images_a_step, loop.crops)
     if epochs is not None and "epochs" not in loop.model_fields_set:

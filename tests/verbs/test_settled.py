@@ -11,7 +11,7 @@ from medssl.core.types import Role
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
-from medssl.engine.optim import LoopConfig
+from medssl.engine.optim import LoopConfig, peak_rate
 from medssl.methods.base import METHODS
 from medssl.methods.dino import teacher_momentum
 from medssl.pool.pool import Pool
@@ -52,6 +52,16 @@ def test_epochs_that_a_study_states_stand_and_a_large_pool_has_the_papers() -> N
 def test_the_teacher_keeps_the_pace_of_the_images_really_seen() -> None:
     made = settled(recipe_of("dino", batch_size=128, crops=4), 4000).method.config
     assert made.teacher_momentum == teacher_momentum(16_000, 128)
+
+
+@pytest.mark.parametrize("loop", [{}, {"accumulate": 3}, {"batch_size": 16, "accumulate": 4}, {"crops": 4}])
+def test_the_learning_rate_is_that_of_the_images_a_small_pool_has(loop: dict[str, int]) -> None:
+    asked = {"batch_size": 128, "lr": 1e-3, "lr_batch": 128, **loop}
+    made = settled(recipe_of("rotation", **asked), 24).loop
+    images = 24 * asked.get("crops", 1)
+    assert made.images_a_step == images
+    assert peak_rate(made) == pytest.approx(1e-3 * images / 128)
+    assert settled(recipe_of("rotation", **asked), 10**4).loop == LoopConfig.parse(asked)
 
 
 @pytest.fixture(scope="module")
