@@ -117,10 +117,13 @@ def pretrain(
     study: StudyFile,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where the last run of this study stopped")] = False,
+    requeued: Annotated[
+        bool, typer.Option("--requeued", help="as --resume, or start where nothing was kept yet: for schedulers")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train an encoder on every unlabelled scan of dev patients."""
-    call("pretrain:pretrain", study_of(study, overrides), as_json=json, resume=resume)
+    call("pretrain:pretrain", study_of(study, overrides), as_json=json, resume=resume, requeued=requeued)
 
 
 @app.command(epilog="Example: medssl evaluate configs/chest_xray.yaml --task pneumonia")

@@ -58,12 +58,14 @@ class Signal(StrEnum):
 class Geometry:
     """The spatial shape ``*S`` (``Y X`` or ``Z Y X``) and the channel count of what a model sees.
 
-    ``spacing_mm`` is known, up to a factor common to all axes, where preparation fixes it.
+    ``spacing_mm`` is known, up to a factor common to all axes, where preparation fixes it. ``proportional``: whether
+    it keeps the proportions that things have in the patient.
     """
 
     shape: tuple[int, ...]
     channels: int = 1
     spacing_mm: tuple[float, ...] | None = field(default=None, compare=False)
+    proportional: bool = field(default=True, compare=False)
 
     @property
     def ndim(self) -> int:

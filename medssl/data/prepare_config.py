@@ -39,5 +39,8 @@ class PrepareConfig(Config):
 
     @property
     def geometry(self) -> Geometry:
-        """What an encoder will see; stretching leaves no spacing known."""
-        return Geometry(self.shape, self.channels, None if self.fit == "stretch" else self.spacing_mm)
+        """What an encoder sees; stretching leaves no spacing known, nor do boxes of volumes sampled as they came."""
+        stretched = self.fit == "stretch"
+        own = self.fit == "crop" and self.spacing_mm is None and len(self.shape) == 3  # pixels of an image are square
+        spacing = None if stretched else self.spacing_mm
+        return Geometry(self.shape, self.channels, spacing, proportional=not (stretched or own))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def _train(model: Any, feed: Feed, config: LoopConfig, session: Session, device:
     stepper, an_epoch = Stepper(model, config, device), feed.steps_per_epoch
     total, keeper = config.epochs * an_epoch, Keeper(session, stepper, config)
     first = keeper.resume() if session.resume else 0
-    meter, progress = Meter(), Progress(first, total, first // an_epoch)
+    meter, progress, is_due = Meter(), Progress(first, total, first // an_epoch), False
     with stop_on_sigterm() as stopping, bar(session.description, total, first) as shown:
         batches = feed.steps(first, total)
         for step in range(first, total):
@@ -136,8 +137,10 @@ def _train(model: Any, feed: Feed, config: LoopConfig, session: Session, device:
             report(keeper, model, progress, meter, config, is_epoch_end=progress.step % an_epoch == 0)
             shown.advance(text=f"epoch {step // an_epoch + 1} · {meter.text()}".rstrip(" ·"))
             last, asked = step + 1 == total, agreed(stopping.is_set()) or step + 1 == session.stop_after
-            is_due = (step + 1) % (config.checkpoint_epochs * an_epoch) == 0 and not keeper.failing
-            if session.recoverable and (last or asked or is_due):
+            is_due = is_due or (step + 1) % (config.checkpoint_epochs * an_epoch) == 0
+            is_due = is_due or ((step + 1) % config.log_steps == 0 and told(keeper.is_late))
+            if session.recoverable and (last or asked or (is_due and not keeper.failing)):
+                is_due = False
                 with meter.paused():
                     keeper.save(step + 1, must=last or asked)
             if asked and not last:
@@ -152,12 +155,19 @@ class Keeper:
     def __init__(self, session: Session, stepper: Stepper, config: LoopConfig) -> None:
         self.session, self.stepper, self.config = session, stepper, config
         self._best: float | None = None
-        self._failures = self._rollbacks = 0
+        self._failures = self._overflows = self._rollbacks = 0
+        self._saved = time.monotonic()
 
     @property
     def failing(self) -> bool:
         """Whether the last step was skipped, so that a rollback is to lead further back."""
-        return self._failures > 0
+        return self._failures + self._overflows > 0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the last checkpoint, or the start, is too many minutes ago; where rollbacks lead no clock decides."""
+        most = self.config.checkpoint_minutes
+        return most is not None and not self.config.rollbacks and time.monotonic() - self._saved > 60 * most
 
     def resume(self) -> int:
         """Restore the newest checkpoint and return its step."""
@@ -172,6 +182,7 @@ class Keeper:
 
     def save(self, step: int, *, must: bool) -> None:
         """Write a checkpoint; where the disk is full, training goes on unless this one ``must`` be."""
+        self._saved = time.monotonic()
         try:
             state = self._state(step)
             checkpoint.save(self.session.folder, state, keep=self.config.keep_checkpoints)
@@ -205,26 +216,29 @@ class Keeper:
     def judge(self, micro: list[Views], progress: Progress, *, taken: bool) -> None:
         """Capture a batch whose loss or gradient was not finite; after several in a row roll back, or give up.
 
-        fp16 overflows while its scale is sought; those steps are skipped without a word, up to a limit.
+        A gradient of fp16 overflows while its scale is sought; those steps are skipped without a word, up to a limit.
         """
-        self._failures = 0 if taken else self._failures + 1
         if taken:
+            self._failures = self._overflows = 0
             return
-        session, step, seeking = self.session, progress.step, self.stepper.scaler.is_enabled()
-        if not seeking:
+        session, step = self.session, progress.step
+        if self.stepper.overflowed:
+            self._overflows += 1
+        else:
+            self._failures += 1
             path = capture(session.folder, progress, session.seed, micro, session.volumes, self.stepper.model)
             session.journal.artifact(path, "nonfinite")
             session.journal.note(f"step {step}: loss or gradient not finite, step skipped; its batch is in {path.name}")
-        if self._failures < (SCALE_LIMIT if seeking else NON_FINITE_LIMIT):
+        if self._failures < NON_FINITE_LIMIT and self._overflows < SCALE_LIMIT:
             return
         if self._rollbacks < self.config.rollbacks and checkpoint.kept(session.folder):
             state = checkpoint.newest(session.folder, session.say)
             checkpoint.restore(self.stepper, state)
-            self._rollbacks, self._failures = self._rollbacks + 1, 0
+            self._rollbacks, self._failures, self._overflows = self._rollbacks + 1, 0, 0
             session.say(f"step {step}: weights rolled back to those of step {state['step']}; the data go on")
             return
         raise Diverged(
-            f"loss or gradient not finite in {self._failures} steps in a row, up to {step}; "
+            f"loss or gradient not finite in {self._failures + self._overflows} steps in a row, up to {step}; "
             "lower loop.lr or set loop.clip_norm"
         )
 

@@ -13,7 +13,16 @@ from medssl.core.batch import ParamGroup
 from medssl.core.config import Config, Fraction
 
 BOOKKEEPING = frozenset(
-    {"workers", "log_steps", "checkpoint_epochs", "keep_checkpoints", "compile", "recompute", "distribution"}
+    {
+        "workers",
+        "log_steps",
+        "checkpoint_epochs",
+        "checkpoint_minutes",
+        "keep_checkpoints",
+        "compile",
+        "recompute",
+        "distribution",
+    }
 )
 
 
@@ -27,6 +36,8 @@ class LoopConfig(Config):
     more computation for the memory of activations (Chen 2016).
     ``crops``: taken from each block that is read. ``balance``: makes its groups equally frequent. ``rollbacks``: how
     often steps that stay non-finite put the weights of the last checkpoint back before training gives up.
+    ``checkpoint_minutes``: the longest time between two checkpoints, whatever an epoch takes; not with ``rollbacks``,
+    which must not lead where a clock says.
     """
 
     epochs: Annotated[int, Gt(0)] = 20
@@ -53,6 +64,7 @@ class LoopConfig(Config):
     workers: Annotated[int, Ge(0)] = 0
     log_steps: Annotated[int, Gt(0)] = 10
     checkpoint_epochs: Annotated[int, Gt(0)] = 5
+    checkpoint_minutes: Annotated[float, Gt(0)] | None = 30
     keep_checkpoints: Annotated[int, Gt(0)] = 2
     rollbacks: Annotated[int, Ge(0)] = 0
 

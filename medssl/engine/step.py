@@ -43,7 +43,7 @@ class Stepper:
         groups = layered(model.parameter_groups(config.weight_decay), model, config.layer_decay)
         self.optimiser = build_optimiser(groups, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self.rate = 0.0
+        self.rate, self.overflowed = 0.0, False
 
     def take(self, micro: list[Views], progress: Progress) -> StepOutput | None:
         """Take one step; return its mean output, or None (nothing changed) where loss or gradient is not finite."""
@@ -55,6 +55,7 @@ class Stepper:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch-norm statistics saw the bad batch
+            self.overflowed = self.scaler.is_enabled() and bool(torch.isfinite(loss))
             if self.scaler.is_enabled():
                 if not torch.isfinite(norm):
                     self.scaler.step(self.optimiser)  # skips by itself, and

@@ -25,7 +25,7 @@ from medssl.core.config import Config, Fraction, Span
 from medssl.core.errors import StudyError
 from medssl.core.types import Family, Geometry, Need
 from medssl.data.views import View, ViewRecipe
-from medssl.methods.base import Method, enough_epochs
+from medssl.methods.base import JUDGED_AFTER, Method, enough_epochs
 from medssl.models.encoders.base import Encoder, TokenEncoder
 from medssl.models.projection import PrototypeHead
 from medssl.models.teacher import Teacher, cosine_momentum
@@ -205,7 +205,8 @@ class Dino(Method[DinoConfig]):
 
         Uniform: its entropy is within 2 % of ln K and the student foretells that to 1 % of ln K, so the loss stands at
         ln K; a teacher that is still uniform but tells images apart keeps a student at another temperature well above.
-        One prototype: all images of a batch use fewer than 1.5, with entropy and loss below 5 % of ln K.
+        One prototype: all images of a batch use fewer than 1.5, with entropy and loss below 5 % of ln K. In the first
+        fifth a KL below 2 % of ln K to a teacher that is sure (entropy below 80 %): any crop tells what any other does.
         """
         if progress.step < 20 or progress.fraction < 0.1 or "teacher_entropy" not in figures:
             return ()
@@ -219,6 +220,11 @@ class Dino(Method[DinoConfig]):
             return (
                 f"the teacher has collapsed to one prototype: entropy {entropy:.3f} of ln K {most:.3f}, loss "
                 f"{entropy + kl:.3f}; lower loop.lr or method.centre_momentum, or raise method.teacher_temperature",
+            )
+        if progress.step >= JUDGED_AFTER and progress.fraction <= 0.2 and entropy < 0.8 * most and kl < 0.02 * most:
+            return (
+                f"the task is too easy: the student foretells the teacher (KL {kl:.4f}, entropy {entropy:.3f} of ln K "
+                f"{most:.3f}) after {progress.fraction:.0%} of training; let crops be smaller or more varied",
             )
         return ()
 

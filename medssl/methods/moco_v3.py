@@ -25,7 +25,7 @@ from medssl.core.collectives import gathered, rank
 from medssl.core.config import Config, Fraction, Span
 from medssl.core.types import Family, Geometry, Need
 from medssl.data.views import View, ViewRecipe
-from medssl.methods.base import Method, enough_epochs
+from medssl.methods.base import JUDGED_AFTER, Method, enough_epochs
 from medssl.models.encoders.base import Encoder, TokenEncoder
 from medssl.models.projection import normed_mlp
 from medssl.models.teacher import Teacher, cosine_momentum
@@ -134,10 +134,11 @@ class MocoV3(Method[MocoV3Config]):
         return losses, figures
 
     def alarms(self, figures: Mapping[str, float], progress: Progress) -> tuple[str, ...]:
-        """Say when there are too many negatives or none, and when contrast is still at chance halfway.
+        """Say when there are too many negatives or none, when contrast is at chance halfway, or too easy early.
 
         Chance is the loss where the positive is as near as every negative. From half of training and 100 steps on, more
         than 95 % of it means that crops of one image are no nearer than those of two: nothing learned, or collapsed.
+        Above 98 % right in the first fifth, something other than anatomy tells the images apart.
         """
         said, negatives = [], figures.get("negatives", 0.0)
         if negatives > LARGE_BATCH:
@@ -153,6 +154,12 @@ class MocoV3(Method[MocoV3Config]):
             said.append(
                 f"contrast is at chance: loss {figures['loss']:.3f} of {chance:.3f}, crops of one image are no nearer "
                 "than those of two; lower loop.lr, or raise it if it was low"
+            )
+        right = figures.get("pretext_accuracy", 0.0)
+        if progress.step >= JUDGED_AFTER and progress.fraction <= 0.2 and right > 0.98:
+            said.append(
+                f"contrast is too easy: {right:.1%} right after {progress.fraction:.0%} of training; look for "
+                "burned-in text and borders, let crops be smaller (method.crop_scale), or raise loop.batch_size"
             )
         return tuple(said)
 

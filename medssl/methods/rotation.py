@@ -76,6 +76,11 @@ class Rotation(Method[RotationConfig]):
                 raise StudyError(
                     f"method rotation turns the last two axes, but prepare.spacing_mm {list(spacing)} differs in them"
                 )
+            if not geometry.proportional:
+                raise StudyError(
+                    "method rotation turns the last two axes, but prepare leaves each its own scale, which betrays the "
+                    "turn; take prepare.fit pad, or crop with prepare.spacing_mm"
+                )
             return
         if len(shape) != 3 or len(set(shape)) > 1:
             raise StudyError(f"method.turns: cube needs a cube, but prepare.shape is {shape}; choose plane")

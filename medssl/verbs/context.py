@@ -109,6 +109,11 @@ def unfinished(study: Study, kind: str, mark: tuple[str, str]) -> RunRecord:
     return (own or runs)[-1]
 
 
+def is_unfinished(study: Study, kind: str) -> bool:
+    """Return whether a run of ``kind`` was stopped and left a checkpoint."""
+    return bool(_unfinished(study, kind))
+
+
 def was_stopped(study: Study, kind: str, mark: tuple[str, str]) -> bool:
     """Return whether the run that `unfinished` finds carries ``mark`` and said itself that it was stopped.
 

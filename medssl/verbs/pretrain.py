@@ -27,7 +27,7 @@ from medssl.models.adapt import load_weights
 from medssl.models.build import build_encoder, save_encoder, seeded, verify_reload
 from medssl.pool.pool import Pool
 from medssl.study import Choice, Recipe, Study, digest_of
-from medssl.verbs.context import flat, marks, running, unfinished
+from medssl.verbs.context import flat, is_unfinished, marks, running, unfinished
 from medssl.verbs.result import Result
 from medssl.verbs.watch import spread, watch
 
@@ -42,9 +42,13 @@ class Pretrained:
     figures: Mapping[str, float]
 
 
-def pretrain(study: Study, *, resume: bool = False) -> Result:
-    """Pretrain the study's encoder and keep it in its run; under `torchrun`, with all its processes."""
+def pretrain(study: Study, *, resume: bool = False, requeued: bool = False) -> Result:
+    """Pretrain the study's encoder and keep it in its run; under `torchrun`, with all its processes.
+
+    ``requeued``: resume, or begin where no run has a checkpoint yet; a scheduler's job may have ended before.
+    """
     with processes():
+        resume = resume or (requeued and first(lambda: is_unfinished(study, "pretrain")))
         pool = Pool.open(study.pool)
         data = first(lambda: prepare(pool, study.prepare, workers=usable_cores()))
         made = fit(study, study, pool, data, kind="pretrain", resume=resume)

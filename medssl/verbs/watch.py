@@ -27,6 +27,7 @@ from medssl.engine.monitors.method import MethodMonitor
 from medssl.engine.monitors.pictures import PicturesMonitor
 from medssl.engine.monitors.representation import RepresentationMonitor, pooled
 from medssl.engine.monitors.system import SystemMonitor
+from medssl.engine.optim import LoopConfig
 from medssl.engine.scoring import SCORING_EPOCH
 from medssl.evaluation.bootstrap import patient_bootstrap
 from medssl.evaluation.probes import Labelled, knn_probe, linear_probe
@@ -39,6 +40,7 @@ from medssl.study import Recipe, Study
 MOST_VOXELS = 2**27  # of the images that stay in memory: 256 MiB in float16
 MIN_PATIENTS = 5  # of each class, on both sides
 RESAMPLES = 200
+LOOK = 7  # images trained on for each one looked at keep looking at a few percent of the time
 TILE = 224  # pixels
 
 Features = NDArray[np.float32]
@@ -75,7 +77,10 @@ def watch(
     most = max(1, MOST_VOXELS // (prod(data.geometry.shape) * data.geometry.channels))
     num = min(study.watch.images, len(data), most)
     epochs = study.watch.every_epochs or look_epochs(num, an_epoch * loop.images_a_step, loop.epochs)
-    features, images = _features(study, data, method, num, an_epoch * epochs, note)
+    every = an_epoch * epochs
+    if study.watch.every_epochs is None:
+        every = within_epoch(num, an_epoch, loop) or every
+    features, images = _features(study, data, method, num, every, note)
     monitors: list[Monitor] = [*features, MethodMonitor(method), SystemMonitor(folder), LoaderMonitor(tips)]
     if study.watch.pictures_epochs:
         batch, examples = _pictured(study, data, method)
@@ -113,7 +118,13 @@ def look_epochs(num_looked: int, images_an_epoch: int, epochs: int) -> int:
 
     To encode an image costs a third of training on it, or less.
     """
-    return max(1, min(-(-7 * num_looked // images_an_epoch), epochs // 10))
+    return max(1, min(-(-LOOK * num_looked // images_an_epoch), epochs // 10))
+
+
+def within_epoch(num_looked: int, an_epoch: int, loop: LoopConfig) -> int | None:
+    """Return every how many steps to look, ten times an epoch, where epochs are so long that this costs as little."""
+    tenth = an_epoch // (10 * loop.log_steps) * loop.log_steps  # where figures are reported, the model is whole
+    return tenth if tenth * loop.images_a_step >= LOOK * num_looked and tenth else None
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,27 @@ def test_rolling_back_puts_the_last_checkpoint_s_weights_and_goes_on_with_later_
     assert any("weights rolled back to those of step 8;" in note for note in journal.notes)
 
 
+def test_a_checkpoint_due_at_a_skipped_step_is_written_after_the_next_taken_one(tmp_path: Path) -> None:
+    class PoisonedOnce(Images):
+        def steps(self, first: int, total: int) -> Any:
+            for step, made in enumerate(super().steps(first, total), start=first):
+                for ready in made:
+                    ready.made.images[0].mul_(float("nan") if step == 7 else 1.0)
+                yield made
+
+    config = EVERY.model_copy(update={"keep_checkpoints": 9})
+    train(Regression(), PoisonedOnce(6), config, Session(tmp_path, Memory()), CPU)
+    assert [int(path.stem[5:]) for path in checkpoint.kept(tmp_path)] == [20, 16, 12, 9, 4]
+
+
+def test_a_long_epoch_is_kept_by_the_clock_but_not_where_a_rollback_may_lead(tmp_path: Path) -> None:
+    always = EVERY.model_copy(update={"checkpoint_minutes": 1e-9, "log_steps": 3, "keep_checkpoints": 99})
+    train(Regression(), Images(6), always, Session(tmp_path / "clock", Memory()), CPU)
+    assert {int(path.stem[5:]) for path in checkpoint.kept(tmp_path / "clock")} == {*range(3, 20, 3), *range(4, 21, 4)}
+    train(Regression(), Images(6), always.model_copy(update={"rollbacks": 1}), Session(tmp_path / "r", Memory()), CPU)
+    assert {int(path.stem[5:]) for path in checkpoint.kept(tmp_path / "r")} == {*range(4, 21, 4)}
+
+
 def test_a_state_holds_whole_tensors_on_the_cpu(tmp_path: Path) -> None:
     state = checkpoint.state_of(Stepper(Regression(), EVERY, CPU), 3, {})
     assert all(value.device.type == "cpu" for value in state["model"].values())

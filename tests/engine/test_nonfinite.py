@@ -107,9 +107,11 @@ def test_processes_write_one_file_of_the_whole_step(tmp_path: Path) -> None:
     replay(tmp_path / "two" / "nonfinite" / "step-00000012.json", Images(6, 2), VOLUMES, CPU)
 
 
-def test_training_keeps_each_batch_that_it_skips(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_training_keeps_each_batch_that_it_skips(precision: Any, tmp_path: Path) -> None:
+    config = LoopConfig(epochs=5, batch_size=6, precision=precision)
     with pytest.raises(TrainingError, match="not finite in 5 steps"):
-        train(Regression(), Images(6, poison=2), LoopConfig(epochs=5, batch_size=6), Session(tmp_path, Memory()), CPU)
+        train(Regression(), Images(6, poison=2), config, Session(tmp_path, Memory()), CPU)
     kept = sorted((tmp_path / "nonfinite").iterdir())
     assert [path.name for path in kept] == [f"step-{i:08d}.json" for i in range(2, 7)]
     assert read_json(kept[0])["first"] == "voxels"

@@ -55,6 +55,22 @@ def test_the_same_steps_at_the_golden_learning_rate_ruin_nothing(
     assert not journal.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "ndim", "steps"),
+    [
+        ("mae", 2, 420),  # methods judge their task from 200 steps on: too hard halfway, too easy in the first fifth
+        ("rotation", 2, 420),
+        *(pytest.param(*case, 420, marks=pytest.mark.slow) for case in CASES),
+        *(pytest.param(name, 2, 1200, marks=pytest.mark.slow) for name in ("mae", "moco_v3", "rotation")),
+    ],
+)
+def test_a_healthy_run_that_is_long_enough_to_be_judged_raises_no_alarm(
+    name: str, ndim: int, steps: int, tmp_path: Path
+) -> None:
+    _, journal = run(name, ndim, tmp_path, steps=steps, log_steps=20)
+    assert not journal.notes
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_rotation_without_clipping_does_not_survive_that_rate_and_says_what_to_lower(ndim: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"not finite in 5 steps in a row.*lower loop\.lr"):

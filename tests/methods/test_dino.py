@@ -215,6 +215,15 @@ def test_small_pools_get_fewer_prototypes_and_a_teacher_of_their_pace() -> None:
     assert cropped.prototypes == num_prototypes(5000)
 
 
+def test_a_student_that_foretells_a_sure_teacher_in_the_first_fifth_has_too_easy_a_task() -> None:
+    method, most = small_method("dino"), log(32)
+    figures = {"teacher_entropy": 0.5 * most, "kl": 0.01 * most, "prototypes_used": 20.0}
+    assert "too easy" in method.alarms(figures, Progress(200, 1000))[0]
+    assert not method.alarms(figures, Progress(300, 1000)) + method.alarms(figures, Progress(199, 1000))
+    for healthy in ({"kl": 0.1 * most}, {"teacher_entropy": 0.95 * most}):  # much to learn, or nothing foretold yet
+        assert not method.alarms(figures | healthy, Progress(200, 1000))
+
+
 def test_both_collapses_are_said_aloud_and_health_is_not() -> None:
     method, now, most = small_method("dino"), Progress(20, 100), log(32)
     uniform = {"teacher_entropy": 0.99 * most, "kl": 0.002 * most, "prototypes_used": 31.9}

@@ -86,6 +86,13 @@ def test_a_score_is_how_far_the_query_is_from_the_key_of_the_whole_image() -> No
     assert torch.allclose(losses, 2 - 2 * cosine, atol=1e-5)
 
 
+def test_contrast_that_is_solved_in_the_first_fifth_is_said_to_be_too_easy() -> None:
+    method, figures = small_method("moco_v3", 2), {"loss": 0.5, "negatives": 60.0, "pretext_accuracy": 0.99}
+    assert "too easy: 99.0% right after 20%" in method.alarms(figures, Progress(200, 1000))[0]
+    assert not method.alarms(figures, Progress(199, 1000)) + method.alarms(figures, Progress(300, 1000))
+    assert not method.alarms({**figures, "pretext_accuracy": 0.9}, Progress(200, 1000))
+
+
 def test_contrast_at_chance_and_too_large_batches_are_said_aloud() -> None:
     method = small_method("moco_v3")
     chance = 4 * 0.2 * log(1 + 63)

@@ -2,6 +2,7 @@
 
 from itertools import product
 from math import log
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from medssl.core.batch import Progress
 from medssl.core.errors import StudyError
 from medssl.core.types import Geometry
+from medssl.data.prepare_config import PrepareConfig
 from medssl.methods.base import METHODS
 from medssl.methods.rotation import ball, turns_of
 
@@ -153,6 +155,16 @@ def test_axes_that_are_not_alike_are_not_exchanged(
     method = METHODS.load("rotation")
     with pytest.raises(StudyError, match=message):
         method.check(method.config_class(turns=turns), Geometry(shape, 1, spacing))
+
+
+@pytest.mark.parametrize("prepared", [{"fit": "stretch"}, {"fit": "stretch", "spacing_mm": (1, 1, 1)}, {"fit": "crop"}])
+def test_a_plane_whose_axes_have_scales_of_their_own_is_not_turned(prepared: dict[str, Any]) -> None:
+    method, geometry = METHODS.load("rotation"), PrepareConfig(shape=(8, 16, 16), **prepared).geometry
+    with pytest.raises(StudyError, match=r"betrays the turn; take prepare\.fit pad"):
+        method.check(method.config_class(), geometry)
+    for kept in ({"fit": "pad"}, {"fit": "crop", "spacing_mm": (5, 1, 1)}):
+        method.check(method.config_class(), PrepareConfig(shape=(8, 16, 16), **kept).geometry)
+    method.check(method.config_class(), PrepareConfig(shape=(16, 16), fit="crop").geometry)  # pixels are square
 
 
 def test_axes_that_are_alike_may_be_exchanged() -> None:

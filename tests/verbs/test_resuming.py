@@ -69,6 +69,17 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped(
         finetune(study, allow_no_go=True, resume=True)
 
 
+def test_a_requeued_job_starts_where_nothing_was_kept_and_goes_on_where_something_was(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=3))
+        with pytest.raises(Preempted):
+            pretrain(study, requeued=True)
+    pretrain(study, requeued=True)
+    assert [r.status for r in read_runs(study.workspace) if r.kind == "pretrain"] == ["finished"]
+
+
 def test_a_run_that_is_still_written_to_is_not_taken_over(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=3))

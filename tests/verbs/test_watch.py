@@ -22,7 +22,7 @@ from medssl.pool.pool import Pool
 from medssl.study import Study, load_study
 from medssl.tracking.records import RunRecord, read_runs
 from medssl.verbs.pretrain import feed_of, make_method, pretrain
-from medssl.verbs.watch import Halves, labelled_first, look_epochs, transfer, watch
+from medssl.verbs.watch import Halves, labelled_first, look_epochs, transfer, watch, within_epoch
 
 Open = Callable[..., Study]
 
@@ -101,6 +101,14 @@ def test_features_that_tell_the_classes_score_high_and_noise_does_not() -> None:
 )
 def test_looks_are_rare_where_epochs_are_short_but_ten_a_run(looked: int, images: int, epochs: int, every: int) -> None:
     assert look_epochs(looked, images, epochs) == every
+
+
+def test_epochs_of_hours_are_looked_at_ten_times_each_where_figures_are_reported() -> None:
+    loop = LoopConfig(batch_size=128, log_steps=10)
+    assert within_epoch(512, 8000, loop) == 800
+    assert within_epoch(512, 8093, loop) == 800
+    assert within_epoch(512, 279, loop) is None  # 20 steps of 128 images are fewer than 7 x 512
+    assert within_epoch(1, 50, loop) is None
 
 
 def test_a_run_leaves_curves_with_intervals_and_pictures(watched: tuple[Study, RunRecord]) -> None:
