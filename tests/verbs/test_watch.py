@@ -18,6 +18,7 @@ from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
 from medssl.engine.monitors.representation import RepresentationMonitor
 from medssl.engine.nonfinite import replay
+from medssl.engine.optim import LoopConfig
 from medssl.pool.pool import Pool
 from medssl.study import Study, load_study
 from medssl.tracking.records import RunRecord, read_runs
