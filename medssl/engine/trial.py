@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress
 from medssl.core.errors import TrainingError
-from medssl.engine.loop import Feed
+from medssl.engine.loop import Feed, reproducible
 from medssl.engine.optim import LoopConfig
 from medssl.engine.step import Stepper
 
@@ -93,7 +93,8 @@ def _step(stepper: Stepper, batches: Iterator[Any], progress: Progress, device: 
     start = time.perf_counter()
     loaded = next(batches)
     waited = time.perf_counter() - start
-    stepper.take([batch.views(device) for batch in loaded], progress)
+    with reproducible(device):
+        stepper.take([batch.views(device) for batch in loaded], progress)
     stepper.model.on_step_end(progress)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

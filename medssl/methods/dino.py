@@ -5,7 +5,8 @@ The student sees all crops, the teacher the two global ones; the student learns 
 moving average (§3.1). Departures: the centre moves once an optimiser step, by all its micro-batches; the teacher's
 temperature warms up by step, not by epoch; grey-scale views without flip or solarisation, global crops of at least
 half the image; prototypes and momentum by rule for pools smaller than ImageNet; ``loop.clip_norm`` is of the gradient
-as a whole, not of each parameter's. No batch norm in the head, as for ViTs.
+as a whole, not of each parameter's; a ViT is read by the mean of its tokens (``encoder.pool: cls`` for the paper's
+class token) and has fixed sin-cos positions. No batch norm in the head, as for ViTs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Queries of two crops find each other's keys, made by a momentum encoder, among t
 symmetrised and times 2τ: §3 and algorithm 1). A ViT's patch embedding stays random and frozen (§4.2). Departures: keys
 of the same patient are no negatives; grey-scale views without flip or solarisation; the head is the paper's for ViTs
 (projector of 3 layers, predictor of 2, batch norm in both) whatever the encoder, and half as wide on small pools; both
-crops pass the batch norms together.
+crops pass the batch norms together; crops are at least .4 of the image instead of .08; a ViT is read by the mean of its
+tokens unless ``encoder.pool`` is cls.
 
 What couples the batch: keys are gathered over processes, without gradient, and batch norm takes its statistics over all
 of them. Contrast is within a micro-batch: accumulating enlarges the step, not the number of negatives.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from medssl.core.batch import Progress, Views
 from medssl.core.types import Geometry
+from medssl.engine.loop import reproducible
 from medssl.engine.optim import LoopConfig
 from medssl.engine.step import Stepper
 from medssl.methods.dino import Dino, DinoConfig, local_shape
@@ -87,7 +88,8 @@ def ours(
     students = {"encoder": model.encoder, "head": model.head}
 
     def step() -> None:
-        stepper.take([batch], NOW)
+        with reproducible(device):
+            stepper.take([batch], NOW)
         model.on_step_end(NOW)
 
     return step, lambda: model.teacher.follow(students, 0.999)

@@ -74,6 +74,7 @@ def _medssl(args: argparse.Namespace) -> Any:
     from medssl.core.batch import Progress, Views
     from medssl.core.keys import view_keys
     from medssl.core.types import Geometry
+    from medssl.engine.loop import reproducible
     from medssl.engine.optim import LoopConfig
     from medssl.engine.step import Stepper
     from medssl.methods.mae import Mae, MaeConfig
@@ -88,7 +89,12 @@ def _medssl(args: argparse.Namespace) -> Any:
         stepper, rows = Stepper(method, loop, device), torch.arange(len(images))
         keys = torch.from_numpy(view_keys(0, 0, rows.numpy(), 1))
         batch = Views((images,), keys, rows).to(device)
-        return lambda: stepper.take([batch], Progress(1, STEPS))
+
+        def step() -> None:
+            with reproducible(device):
+                stepper.take([batch], Progress(1, STEPS))
+
+        return step
 
     return make
 
