@@ -110,9 +110,10 @@ def stack(planes: Sequence[Plane], *, allow_gaps: bool = False) -> Grid:
 
 
 def strays(planes: Sequence[Plane]) -> frozenset[int]:
-    """Return the few planes that lie far from all others, or at one end off their line, such as a scout's.
+    """Return the few planes that are none of the others' series, such as a scout's.
 
-    The others may still be no even stack; nothing is astray where that cannot be told from missing slices.
+    These are single ones far from all others, several together that cannot lie on the grid of the rest, and one end
+    off its line. Several together on that grid are what lost slices leave, and stay.
     """
     if len(planes) < 4 or not all(map(is_located, planes)):
         return frozenset()
@@ -120,12 +121,31 @@ def strays(planes: Sequence[Plane]) -> frozenset[int]:
     order = np.argsort(depth, kind="stable")
     gaps = np.diff(depth[order])
     runs = np.split(order, np.flatnonzero(gaps > STRAY_GAPS * np.median(gaps)) + 1)
-    found = frozenset(order.tolist()) - frozenset(max(runs, key=len).tolist())
+    found = _apart(runs, planes, depth)
     if not found and _is_bent([planes[i] for i in order]):
         cut = {end: [planes[i] for i in order if i != end] for end in (int(order[0]), int(order[-1]))}
         ends = [end for end, left in cut.items() if not _is_bent(left)]
         found = frozenset(ends if len(ends) == 1 else ())
     return found if len(found) <= MOST_STRAYS * len(planes) else frozenset()
+
+
+def _apart(runs: Sequence[NDArray[Any]], planes: Sequence[Plane], depth: NDArray[Any]) -> frozenset[int]:
+    """Return those that do not continue the longest of ``runs``, and single ones before or after all that do."""
+    longest = max(range(len(runs)), key=lambda i: len(runs[i]))
+    continues = [i == longest or _continues(runs[longest], run, planes, depth) for i, run in enumerate(runs)]
+    inside = [i for i, run in enumerate(runs) if continues[i] and len(run) > 1]
+    lost = (run for i, run in enumerate(runs) if not (continues[i] and inside[0] <= i <= inside[-1]))
+    return frozenset(int(one) for run in lost for one in run)
+
+
+def _continues(longest: NDArray[Any], run: NDArray[Any], planes: Sequence[Plane], depth: NDArray[Any]) -> bool:
+    """Return whether a run lies on the line and the grid of the longest one; where that has no grid, on its line."""
+    both = sorted((*longest, *run), key=lambda i: float(depth[i]))
+    if _is_bent([planes[i] for i in both]):
+        return False
+    spacing = np.ptp(depth[longest]) / _num_steps(np.diff(depth[longest]))
+    tolerance = _tolerance(spacing)
+    return _off_grid(depth[longest], spacing) > tolerance or _off_grid(depth[both], spacing) <= tolerance
 
 
 def _is_bent(planes: Sequence[Plane]) -> bool:
@@ -150,20 +170,30 @@ def _shear_degrees(positions: NDArray[Any], normal: NDArray[Any]) -> float:
     along = line @ normal
     away = positions - positions[0]
     away = away - np.outer(away @ normal / along, line)
-    tolerance = max(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * along / (len(positions) - 1))
-    if np.linalg.norm(away, axis=1).max() > tolerance:
+    if np.linalg.norm(away, axis=1).max() > _tolerance(along / (len(positions) - 1)):
         raise DicomProblem(Reason.BAD_GEOMETRY)
     return float(np.degrees(np.arctan2(np.linalg.norm(line - along * normal), along)))
 
 
 def _unevenness(gaps: NDArray[Any]) -> Reason | None:
     usual = float(np.median(gaps))
-    tolerance = max(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * usual)
+    tolerance = _tolerance(usual)
     if np.abs(gaps - usual).max() <= tolerance:
         return None
     multiples = np.round(gaps / gaps.min())
     is_missing = np.abs(gaps - multiples * gaps.min()).max() <= tolerance * multiples.max()
     return Reason.MISSING_SLICES if is_missing else Reason.UNEVEN_SPACING
+
+
+def _off_grid(depth: NDArray[Any], spacing: float) -> float:
+    """Return how far, in mm, ordered depths lie at most from the even steps of about ``spacing`` between their ends."""
+    along = depth - depth[0]
+    steps = np.round(along / spacing)
+    return float(np.abs(along - steps * along[-1] / steps[-1]).max())
+
+
+def _tolerance(spacing: float) -> float:
+    return max(MIN_SPACING_TOLERANCE_MM, SPACING_TOLERANCE * spacing)
 
 
 def _num_steps(gaps: NDArray[Any]) -> int:

@@ -79,6 +79,22 @@ def test_one_missing_slice_is_noticed(num: int, spacing: float, data: st.DataObj
     assert reason(planes(depths)) is Reason.MISSING_SLICES
 
 
+@given(st.integers(6, 80), st.floats(0.5, 8), st.floats(-20, 20), st.data())
+def test_any_run_of_lost_slices_is_missing_and_none_of_the_others_astray(
+    num: int, spacing: float, degrees: float, data: st.DataObject
+) -> None:
+    shift = np.tan(np.radians(degrees))
+    whole = planes([round(k * spacing, 3) for k in range(num)], shift=shift)
+    first = data.draw(st.integers(2, num - 3))
+    lost = data.draw(st.integers(1, min(num - 2 - first, (3 * num) // 4 - 1)))
+    left = whole[:first] + whole[first + lost :]
+    assert strays(left) == frozenset()
+    assert reason(left) is Reason.MISSING_SLICES
+    grid, straight = stack(left, allow_gaps=True), stack(whole)
+    assert grid.num_planes == num
+    assert grid.affine == pytest.approx(straight.affine, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("depths", "expected"),
     [
@@ -154,6 +170,23 @@ def test_missing_slices_and_second_stacks_are_not_astray() -> None:
     assert strays(planes([0, 5, 10, 20])) == frozenset()
     assert strays(planes([0, 1, 2, 3, 4, 50, 51, 52, 53, 54])) == frozenset()
     assert strays(planes([0, 1, 2])) == frozenset()
+    assert strays(planes([*range(20), 26, *range(33, 53)])) == frozenset()  # a single one with others behind it
+
+
+@pytest.mark.parametrize("others", [[30.5, 31.5], [30, 31.37], [40.25, 52.25], [60, 90]])
+def test_a_few_that_cannot_lie_on_the_grid_and_single_ones_at_an_end_are_astray(others: list[float]) -> None:
+    assert strays(planes([*range(20), *others])) == {20, 21}
+    assert strays(planes([-z for z in others] + list(range(20)))) == {0, 1}
+
+
+def test_a_few_on_the_grid_but_off_the_line_are_astray() -> None:
+    found = planes([*range(20), 30, 31])
+    aside = [replace(plane, position=(40.0, *plane.position[1:])) for plane in found[20:] if plane.position]
+    assert strays(found[:20] + aside) == {20, 21}
+
+
+def test_a_few_far_from_uneven_slices_may_be_of_their_series() -> None:
+    assert strays(planes([0, 1, 2.4, 3.1, 4.9, 6, 7.3, 8, 60, 61.5])) == frozenset()
 
 
 def test_one_end_off_the_line_is_astray() -> None:

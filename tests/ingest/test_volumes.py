@@ -16,6 +16,7 @@ from synthetic_dicom import CT, ct_slice, dataset, radiograph, save, with_pixels
 
 from medssl.ingest.ingest import ingest
 from medssl.ingest.rules import Rules
+from medssl.pool.pool import Pool
 
 
 def test_a_ct_series_is_one_volume_in_the_order_of_its_places(case: Case) -> None:
@@ -146,6 +147,17 @@ def test_a_scout_parallel_to_the_slices_is_split_off(case: Case) -> None:
 def test_a_scout_does_not_excuse_a_missing_slice(case: Case) -> None:
     report = case.run([ct_slice(z) for z in (0, 1, 2, 4, 5, 6, 7, 90)])
     assert outcomes(report) == {("quarantined", "missing_slices"): 7, ("quarantined", "stray_slice"): 1}
+
+
+def test_several_lost_slices_never_cut_a_volume_off(case: Case) -> None:
+    slices = [ct_slice(z) for z in (*range(40), *range(46, 56))]
+    assert outcomes(case.run(shuffled(slices))) == {("quarantined", "missing_slices"): 50}
+    other = Pool.create(case.source.parent / "filled", case.key)
+    report = ingest([case.source], other, case.key, rules=Rules(allow_gaps=True))
+    assert outcomes(report) == {("stored", None): 50}
+    (row,) = other.catalog.volumes.to_dicts()
+    assert (row["shape"][0], row["flags"]) == (56, ["gaps_resampled", "rescaled"])
+    assert other.reader().read(0)[:, 5, 5] + 1024 == pytest.approx(np.arange(56), abs=1e-3)
 
 
 def test_gaps_are_refused_or_filled_between_neighbours_and_recorded(case: Case) -> None:
