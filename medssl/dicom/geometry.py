@@ -178,11 +178,12 @@ def _shear_degrees(positions: NDArray[Any], normal: NDArray[Any]) -> float:
 def _unevenness(gaps: NDArray[Any]) -> Reason | None:
     usual = float(np.median(gaps))
     tolerance = _tolerance(usual)
-    if np.abs(gaps - usual).max() <= tolerance:
+    drift = np.cumsum(gaps) - np.arange(1, len(gaps) + 1) * gaps.mean()
+    if max(np.abs(gaps - usual).max(), np.abs(drift).max()) <= tolerance:
         return None
     multiples = np.round(gaps / gaps.min())
     is_missing = np.abs(gaps - multiples * gaps.min()).max() <= tolerance * multiples.max()
-    return Reason.MISSING_SLICES if is_missing else Reason.UNEVEN_SPACING
+    return Reason.MISSING_SLICES if is_missing and multiples.max() > 1 else Reason.UNEVEN_SPACING
 
 
 def _off_grid(depth: NDArray[Any], spacing: float) -> float:

@@ -95,6 +95,28 @@ def test_any_run_of_lost_slices_is_missing_and_none_of_the_others_astray(
     assert grid.affine == pytest.approx(straight.affine, abs=1e-6)
 
 
+def test_gaps_that_are_even_one_by_one_and_drift_together_are_uneven() -> None:
+    depths = np.cumsum([0.0, *[2.0] * 100, *[2.035] * 100]).tolist()
+    assert reason(planes(depths)) is Reason.UNEVEN_SPACING
+    grid = stack(planes(depths), allow_gaps=True)
+    assert (grid.num_planes, grid.spacing_mm[0]) == (201, pytest.approx(2.0175))
+    assert grid.slices_mm == pytest.approx(depths)
+
+
+@given(st.integers(2, 300), st.floats(0.5, 8), st.randoms(use_true_random=False))
+def test_every_slice_of_an_even_stack_lies_where_its_affine_says(num: int, spacing: float, random: Any) -> None:
+    gaps = [spacing * random.uniform(0.985, 1.015) for _ in range(num - 1)]
+    found = planes([0.0, *np.cumsum(gaps).tolist()])
+    try:
+        grid = stack(found)
+    except DicomProblem as problem:
+        assert problem.reason is Reason.UNEVEN_SPACING
+        return
+    at = np.reshape(grid.affine, (4, 4))[:3] @ np.array([[0, 0, k, 1] for k in range(num)]).T
+    off = np.linalg.norm(at.T - [plane.position for plane in found], axis=1)
+    assert off.max() <= max(0.02, 0.0205 * spacing)
+
+
 @pytest.mark.parametrize(
     ("depths", "expected"),
     [
