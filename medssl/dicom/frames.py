@@ -6,6 +6,7 @@ Source: DICOM PS3.3, C.7.6.16 (functional groups), C.8.4.8 and C.8.4.15 (nuclear
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ PLACES = {
 PLACED = ("ImagePositionPatient", "ImagePositionVolume")
 TURNED = ("ImageOrientationPatient", "ImageOrientationVolume")
 SPACED = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+THICK = ("SliceThickness", "SpacingBetweenSlices")
 VALUED = ("RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth")
 SPLIT = ("StackID", "FrameType", "ComplexImageComponent", "EffectiveEchoTime", "EchoTime", "VelocityEncodingDirection")
 NUCLEAR_SPLIT = ("EnergyWindowVector", "DetectorVector", "RotationVector", "RRIntervalVector")
@@ -126,7 +128,7 @@ def shifted(plane: Plane, distance: float) -> Plane:
         return plane
     normal = np.cross(plane.orientation[:3], plane.orientation[3:])
     position = tuple(float(v) for v in np.array(plane.position) + normal * distance)
-    return Plane(position, plane.orientation, plane.spacing_mm, plane.instance_number)
+    return replace(plane, position=position)
 
 
 def plane_of(fields: Fields, number: int) -> Plane:
@@ -136,6 +138,7 @@ def plane_of(fields: Fields, number: int) -> Plane:
         orientation=_first(fields, TURNED, 6),
         spacing_mm=_spacing(fields),
         instance_number=number,
+        thickness_mm=next((abs(mm) for mm in map(fields.number, THICK) if mm), None),
     )
 
 

@@ -109,6 +109,11 @@ def stack(planes: Sequence[Plane], *, allow_gaps: bool = False) -> Grid:
     )
 
 
+def plane_affine(plane: Plane) -> tuple[float, ...] | None:
+    """Return the affine of a slice alone, its third column as long as it is thick, else 1 mm; None without a place."""
+    return _affine(plane, _normal(plane) * (plane.thickness_mm or 1.0)) if is_located(plane) else None
+
+
 def strays(planes: Sequence[Plane]) -> frozenset[int]:
     """Return the few planes that are none of the others' series, such as a scout's.
 

@@ -91,12 +91,13 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a frame lies: position and direction cosines in LPS mm; spacing between rows, between columns."""
+    """Where a frame lies: position and direction cosines in LPS mm, spacing between rows and columns, thickness."""
 
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
     instance_number: int = 0
+    thickness_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ WHOSE = """
     SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID
     StudyDate SeriesDate AcquisitionDate AcquisitionTime Modality Manufacturer ManufacturerModelName
     IssuerOfPatientID PatientBirthDate PatientSex PatientAge BodyPartExamined ViewPosition Laterality ImageLaterality
-    ScanningSequence MRAcquisitionType EchoTime EchoNumbers ConvolutionKernel SpacingBetweenSlices
+    ScanningSequence MRAcquisitionType EchoTime EchoNumbers ConvolutionKernel
     SeriesNumber AcquisitionNumber InstanceNumber SliceVector BurnedInAnnotation VOILUTFunction
 """
 PIXELS = """
@@ -40,6 +40,7 @@ OF_A_FRAME = (
     *frames.PLACED,
     *frames.TURNED,
     *frames.SPACED,
+    *frames.THICK,
     *frames.VALUED,
     *frames.SPLIT,
     *(keyword for slot in PHASES for keyword in slot),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medssl.dicom.burned_in import MASKED
 from medssl.dicom.decode import Decoded
-from medssl.dicom.geometry import SPACING_TOLERANCE, Grid
+from medssl.dicom.geometry import SPACING_TOLERANCE, Grid, plane_affine
 from medssl.dicom.header import Frame, Header, Values
 from medssl.dicom.reasons import DicomProblem, Reason
 
@@ -101,7 +101,7 @@ class Canvas:
             self.array[index][decoded.array == decoded.padding] = np.nan
 
     def content(self, header: Header, times: Sequence[float] | None = None) -> Content:
-        """Return the filled volume, of which ``header`` is one object's."""
+        """Return the filled volume, of which the first frame of ``header`` is the first."""
         array, grid, middle, plane = self.array, self.grid, self.seen[self.middle], header.frames[0].plane
         slope, intercept = self.scales[0]
         padding: float | None = middle.padding
@@ -109,12 +109,13 @@ class Canvas:
             array = _resampled(array, grid) if grid and grid.slices_mm else array
             slope, intercept, padding = 1.0, 0.0, _with_padding(array)
         place = [*grid.affine, *grid.slices_mm] if grid else [*(plane.position or ()), *(plane.orientation or ())]
+        affine = grid.affine if grid else plane_affine(plane)
         has_time = self.shape[0] > 1
         return Content(
             array=array if has_time else array[0],
             digest=digest_of(*(self.digests[index] for index in sorted(self.digests)), *self.scales, *place),
             spacing_mm=list(grid.spacing_mm) if grid else list(plane.spacing_mm) if plane.spacing_mm else None,
-            affine=list(grid.affine) if grid else None,
+            affine=list(affine) if affine else None,
             units=_units(header),
             slope=slope,
             intercept=intercept,

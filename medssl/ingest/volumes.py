@@ -162,7 +162,8 @@ class _Builder:
         gone = {key for key in ordered if not self._guarded(self.items[key], partial(self._fill, canvas, members[key]))}
         if gone := gone or self._repeated(stack, canvas):
             return gone
-        content = canvas.content(rows[0][0].header, stack.moments.times)
+        first = rows[0][0]
+        content = canvas.content(replace(first.header, frames=(first.frame,)), stack.moments.times)
         num = stack.grid.num_planes if stack.grid else 1
         places = {key: min(t * num + _plane(stack, z) for _, (t, z) in found) for key, found in members.items()}
         self.kept.store(content, places, {*flags, *stack.flags, *stack.moments.flags})

@@ -33,7 +33,7 @@ VOLUMES: dict[str, Any] = {
     "shape": pl.List(pl.Int64),  # in the order of the axes
     "dtype": pl.String,
     "spacing_mm": pl.List(pl.Float64),  # in the order of the spatial axes; between planes along their normal
-    "affine": pl.List(pl.Float64),  # 16 numbers, voxel (x, y, z) to patient LPS mm, at any time; null without geometry
+    "affine": pl.List(pl.Float64),  # 16 numbers, voxel (x, y, z) to patient LPS mm, at any time; null without a place
     "units": pl.String,  # "HU" or "stored"
     "slope": pl.Float64,
     "intercept": pl.Float64,

@@ -93,6 +93,13 @@ def test_two_stacks_of_one_object_are_two_volumes_and_its_row_names_the_first(
     assert len(list(problems(alone, pool.instances.head(0)))) == 1  # without its object's row it is a problem
 
 
+def test_a_stack_of_one_place_beside_another_lies_where_its_own_frames_do(source: Path, pool: Pool, key: Key) -> None:
+    places = [(0.0, 1), (2, 1), (4, 1), (3, 1), (3, 2)]
+    film, _ = stored([enhanced(places, [1, 1, 1, 2, 2])], source, pool, key)
+    assert (film["axes"], film["shape"]) == ("TYX", [2, *PLANE])
+    assert film["affine"] == [0, 0, 2, 3, 0.75, 0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0, 1]
+
+
 def test_an_object_of_which_a_part_is_stored_says_why_another_is_not(source: Path, pool: Pool, key: Key) -> None:
     places = [(z, t) for t in (1, 2) for z in (0.0, 2.0, 4.0)][:-1]
     (row,) = stored([enhanced(places)], source, pool, key)

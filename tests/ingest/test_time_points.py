@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from stacking import Case, in_time, outcomes, shuffled
 from synthetic_dicom import ct_slice
+
+from medssl.ingest.export import nifti_image
 
 
 @pytest.mark.parametrize(
@@ -79,12 +82,29 @@ def test_ct_slices_told_apart_by_numbers_alone_may_be_two_reconstructions_and_ar
 
 
 def test_phases_of_the_heart_at_one_place_are_a_film(case: Case) -> None:
-    report = case.run(shuffled([in_time(0, t, Modality="MR", TriggerTime=40.0 * t) for t in range(5)]))
+    report = case.run(shuffled([in_time(6, t, Modality="MR", TriggerTime=40.0 * t) for t in range(5)]))
     assert outcomes(report) == {("stored", None): 5}
     (row,) = case.rows
-    assert (row["axes"], row["shape"], row["affine"]) == ("TYX", [5, 32, 34], None)
+    assert (row["axes"], row["shape"]) == ("TYX", [5, 32, 34])
     assert (row["spacing_mm"], row["times"]) == ([0.5, 0.75], [0, 40, 80, 120, 160])
-    assert case.voxels()[:, 5, 5].tolist() == [0, 10, 20, 30, 40]
+    assert case.voxels()[:, 5, 5].tolist() == [6, 16, 26, 36, 46]
+
+
+@pytest.mark.parametrize(
+    ("stated", "step"),
+    [({"SliceThickness": 8, "SpacingBetweenSlices": 9}, 8), ({"SpacingBetweenSlices": -9}, 9), ({}, 1)],
+)
+def test_a_film_of_slices_is_exported_where_its_slice_lies(case: Case, stated: dict[str, float], step: float) -> None:
+    sagittal = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "Modality": "MR", **stated}
+    case.run([in_time(6, t, TriggerTime=40.0 * t, **sagittal) for t in range(3)])
+    (row,) = case.rows
+    assert row["affine"] == [0, 0, -step, -10, 0.75, 0, 0, -20, 0, -0.5, 0, 6, 0, 0, 0, 1]
+    image = nifti_image(case.voxels(), row)
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert (image.shape, image.header.get_zooms()) == ((1, 34, 32, 3), pytest.approx((step, 0.75, 0.5, 0.04)))
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+    first = np.linalg.inv(image.affine) @ [10, 20, 6, 1]  # the corner of the header, in RAS+
+    assert image.get_fdata()[(*np.round(first[:3]).astype(int), 0)] == 7
 
 
 def test_slices_with_equal_pixels_at_one_place_are_kept_when_their_time_differs(case: Case) -> None:
