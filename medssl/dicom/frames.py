@@ -32,7 +32,7 @@ PLACES = {
     tag_of(keyword)[0]
     for keyword in ("StackID", "InStackPositionNumber", "ImagePositionPatient", "ImagePositionVolume")
 }
-PLACED = ("ImagePositionPatient", "ImagePositionVolume")
+PLACED = ("ImagePositionPatient", "ImagePositionVolume")  # the latter from the corner of a volume, wherever that lies
 TURNED = ("ImageOrientationPatient", "ImageOrientationVolume")
 SPACED = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 THICK = ("SliceThickness", "SpacingBetweenSlices")
@@ -133,12 +133,15 @@ def shifted(plane: Plane, distance: float) -> Plane:
 
 def plane_of(fields: Fields, number: int) -> Plane:
     """Return where an image lies."""
+    placed = [fields.numbers(keyword, 3) for keyword in PLACED]
+    frame = 1 if placed[0] is None and placed[1] is not None else 0
     return Plane(
-        position=_first(fields, PLACED, 3),
-        orientation=_first(fields, TURNED, 6),
+        position=placed[frame],
+        orientation=fields.numbers(TURNED[frame], 6),
         spacing_mm=_spacing(fields),
         instance_number=number,
         thickness_mm=next((abs(mm) for mm in map(fields.number, THICK) if mm), None),
+        in_patient=frame == 0,
     )
 
 
@@ -202,10 +205,6 @@ def _vectors(fields: Fields, num: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         vector = fields.numbers(keyword)
         if vector is not None and len(vector) == num:
             yield keyword, tuple(map(int, vector))
-
-
-def _first(fields: Fields, keywords: Sequence[str], num: int) -> tuple[float, ...] | None:
-    return next((found for keyword in keywords if (found := fields.numbers(keyword, num)) is not None), None)
 
 
 def _spacing(fields: Fields) -> tuple[float, ...] | None:

@@ -59,6 +59,8 @@ def is_located(plane: Plane) -> bool:
 
 def is_parallel(one: Plane, other: Plane) -> bool:
     """Return whether two located planes share directions and spacing, so that they can be slices of one volume."""
+    if one.in_patient != other.in_patient:
+        return False
     if (one.orientation, one.spacing_mm) == (other.orientation, other.spacing_mm):
         return True
     directions = np.subtract(one.orientation or (), other.orientation or ())

@@ -91,13 +91,17 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a frame lies: position and direction cosines in LPS mm, spacing between rows and columns, thickness."""
+    """Where a frame lies: position and direction cosines in LPS mm, spacing between rows and columns, thickness.
+
+    Those of an ultrasound volume may be in a frame of its own, not ``in_patient``.
+    """
 
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
     instance_number: int = 0
     thickness_mm: float | None = None
+    in_patient: bool = True
 
 
 @dataclass(frozen=True)

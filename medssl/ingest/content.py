@@ -109,7 +109,8 @@ class Canvas:
             array = _resampled(array, grid) if grid and grid.slices_mm else array
             slope, intercept, padding = 1.0, 0.0, _with_padding(array)
         place = [*grid.affine, *grid.slices_mm] if grid else [*(plane.position or ()), *(plane.orientation or ())]
-        affine = grid.affine if grid else plane_affine(plane)
+        affine = (grid.affine if grid else plane_affine(plane)) if plane.in_patient else None
+        flags = {"rescaled": self.is_rescaled, MASKED: self.is_masked, "volume_frame": not plane.in_patient}
         has_time = self.shape[0] > 1
         return Content(
             array=array if has_time else array[0],
@@ -123,7 +124,7 @@ class Canvas:
             window_width=middle.window_width,
             padding=padding,
             photometric=header.pixels.photometric,
-            flags=frozenset({"rescaled"} if self.is_rescaled else ()) | ({MASKED} if self.is_masked else set()),
+            flags=frozenset(flag for flag, is_set in flags.items() if is_set),
             has_time=has_time,
             times=list(times) if times is not None else None,
             slices_mm=list(grid.slices_mm) if grid and grid.slices_mm else None,

@@ -92,6 +92,7 @@ WORDS = {
     "pixels_masked": "Regions or text were blanked.",
     "gantry_tilt": "Sheared: the gantry was tilted.",
     "gaps_resampled": "Slices were missing and are interpolated.",
+    "volume_frame": "It says where its slices lie in the volume, but not in the patient, so it has no affine.",
     "rescaled": "Slopes differ between slices, so values are stored after rescaling.",
     "derived": "The header calls it derived.",
     "assumed_modality": "The file does not say its modality; --modality does.",

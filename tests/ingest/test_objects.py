@@ -100,6 +100,27 @@ def test_a_stack_of_one_place_beside_another_lies_where_its_own_frames_do(source
     assert film["affine"] == [0, 0, 2, 3, 0.75, 0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("in_patient", [True, False])
+def test_an_ultrasound_volume_in_a_frame_of_its_own_is_not_placed_in_the_patient(
+    source: Path, pool: Pool, key: Key, *, in_patient: bool
+) -> None:
+    ds = many_frames(5, uid.EnhancedUSVolumeStorage)
+    (shared,) = ds.SharedFunctionalGroupsSequence
+    shared.PlaneOrientationVolumeSequence = [item(ImageOrientationVolume=[1, 0, 0, 0, 1, 0])]
+    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionVolumeSequence = [item(ImagePositionVolume=[0.0, 0.0, 2.0 * (4 - k)])]
+        del group.PixelValueTransformationSequence
+        if not in_patient:
+            del group.PlanePositionSequence
+    if not in_patient:
+        del shared.PlaneOrientationSequence
+    (row,) = stored([ds], source, pool, key, SHOWN)
+    assert (row["axes"], row["spacing_mm"]) == ("ZYX", [2.0, 0.5, 0.75])
+    assert ("volume_frame" in row["flags"]) is not in_patient
+    assert (row["affine"] is None) is not in_patient
+    assert np.array_equal(pool.reader().read(0), volume(5)[:: 1 if in_patient else -1])
+
+
 def test_an_object_of_which_a_part_is_stored_says_why_another_is_not(source: Path, pool: Pool, key: Key) -> None:
     places = [(z, t) for t in (1, 2) for z in (0.0, 2.0, 4.0)][:-1]
     (row,) = stored([enhanced(places)], source, pool, key)
