@@ -16,7 +16,7 @@ from medssl.dicom.fields import Fields, tag_of
 from medssl.dicom.header import PHASES, Frame, Plane, Region, Values
 from medssl.dicom.reasons import DicomProblem, Reason
 
-SHARED, PER_FRAME, DIMENSIONS, DETECTORS, REGIONS, MODALITY_LUT = (
+SHARED, PER_FRAME, DIMENSIONS, DETECTORS, REGIONS, MODALITY_LUT, VIEW = (
     tag_of(keyword)[0]
     for keyword in (
         "SharedFunctionalGroupsSequence",
@@ -25,6 +25,7 @@ SHARED, PER_FRAME, DIMENSIONS, DETECTORS, REGIONS, MODALITY_LUT = (
         "DetectorInformationSequence",
         "SequenceOfUltrasoundRegions",
         "ModalityLUTSequence",
+        "ViewCodeSequence",
     )
 )
 # Indices along these dimensions say where a frame lies, not what tells it from another one at the same place.

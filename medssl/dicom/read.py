@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from medssl.core.places import Place
 from medssl.dicom import frames, mosaic
+from medssl.dicom.elements import first
 from medssl.dicom.fields import Fields, words_of
 from medssl.dicom.header import Acquisition, Frame, Header, Ids, Person, PixelFormat, Read
 from medssl.dicom.objects import Kind, is_image, is_risky, kind_of
@@ -15,6 +16,7 @@ from medssl.dicom.parse import Parsed, parse
 from medssl.dicom.pixels import pixel_format
 from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
+from medssl.dicom.vocabulary import VIEW_CODES
 from medssl.dicom.wanted import NAMES, WANTED
 
 SCREENS = {"SCREEN SAVE", "SCREENSAVE", "SCREEN CAPTURE"}
@@ -87,7 +89,7 @@ def _header(parsed: Parsed, kind: Kind, sop_class: str, ids: Ids) -> Header:
     scales = {region.spacing_mm for region in regions}
     if len(scales) == 1 and None not in scales:
         found = tuple(replace(one, plane=replace(one.plane, spacing_mm=scales.copy().pop())) for one in found)
-    person, acquisition = _person(fields), _acquisition(fields)
+    person, acquisition = _person(fields), _acquisition(parsed)
     return Header(kind, ids, person, pixels, found, acquisition, _flags(parsed, sop_class), regions)
 
 
@@ -139,7 +141,8 @@ def _person(fields: Fields) -> Person:
     )
 
 
-def _acquisition(fields: Fields) -> Acquisition:
+def _acquisition(parsed: Parsed) -> Acquisition:
+    fields = parsed.fields
     dates = (fields.text(f"{level}Date") for level in ("Study", "Series", "Acquisition"))
     split = ("SeriesNumber", "ImageType", "EchoNumbers", "EchoTime", "ConvolutionKernel")
     return Acquisition(
@@ -148,9 +151,21 @@ def _acquisition(fields: Fields) -> Acquisition:
         manufacturer=fields.text("Manufacturer"),
         model=fields.text("ManufacturerModelName"),
         body_part=fields.text("BodyPartExamined"),
-        view=fields.text("ViewPosition"),
-        laterality=fields.text("ImageLaterality") or fields.text("Laterality"),
+        view=fields.text("ViewPosition") or _coded_view(parsed),
+        laterality=fields.text("ImageLaterality") or fields.text("Laterality") or _frame_laterality(parsed),
         scanning_sequence=fields.texts("ScanningSequence"),
         dimensions=fields.text("MRAcquisitionType"),
         split=tuple("\\".join(fields.texts(keyword)) for keyword in split),
     )
+
+
+def _coded_view(parsed: Parsed) -> str:
+    code = parsed.fields.only(first(parsed.items, frames.VIEW)).text("CodeValue")
+    return VIEW_CODES.get(code, "")
+
+
+def _frame_laterality(parsed: Parsed) -> str:
+    """Return the side that all frames show; blank where they differ or do not say."""
+    groups = (*parsed.items.get(frames.SHARED, ()), *parsed.items.get(frames.PER_FRAME, ()))
+    sides = {parsed.fields.only(group).text("FrameLaterality") for group in groups} - {""}
+    return sides.pop() if len(sides) == 1 else ""

@@ -54,7 +54,7 @@ MACROS = """
     PlaneOrientationVolumeSequence PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence
     MREchoSequence MRDiffusionSequence DiffusionGradientDirectionSequence MRVelocityEncodingSequence
     MRImageFrameTypeSequence CTImageFrameTypeSequence PETFrameTypeSequence XRay3DFrameTypeSequence
-    CardiacSynchronizationSequence UnassignedPerFrameConvertedAttributesSequence
+    CardiacSynchronizationSequence FrameAnatomySequence UnassignedPerFrameConvertedAttributesSequence
     UnassignedSharedConvertedAttributesSequence
 """
 
@@ -72,7 +72,8 @@ WANTED = Wanted(
         frames.DETECTORS,
         frames.REGIONS,
         frames.MODALITY_LUT,
+        frames.VIEW,
     },
-    nested=_tags(OF_A_REGION, "DimensionIndexPointer", *OF_A_FRAME),
+    nested=_tags(OF_A_REGION, "DimensionIndexPointer", "CodeValue", "FrameLaterality", *OF_A_FRAME),
     macros=_tags(MACROS),
 )
