@@ -62,15 +62,17 @@ def _upright(image: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray
 def intensity_range(tissue: NDArray[np.float32], row: Mapping[str, Any], config: PrepareConfig) -> tuple[float, float]:
     """Return what maps to 0 and 1.
 
-    The HU window of CT; the VOI window (PS3.3 C.11.2.1.2, linear) where the study asks for it; ultrasound of 8 bits as
-    the machine showed it; else percentiles, for MR of what is not 0, so that an empty background does not count.
+    The HU window of CT; the VOI window (PS3.3 C.11.2.1.2.1 and, of LINEAR_EXACT, C.11.2.1.3.2) where the study asks
+    for it; ultrasound of 8 bits as the machine showed it; else percentiles, for MR of what is not 0, so that an empty
+    background does not count.
     """
     if row["units"] == "HU":
         return config.window_hu
-    width = row["window_width"]
-    if config.window == "voi" and width is not None and width > 1:
-        centre = row["window_center"] - 0.5
-        return centre - (width - 1) / 2, centre + (width - 1) / 2
+    if _has_voi(row, config):
+        centre, width = row["window_center"], row["window_width"]
+        if "window_linear_exact" not in row["flags"]:
+            centre, width = centre - 0.5, width - 1
+        return centre - width / 2, centre + width / 2
     if row["modality"] == "US" and row["dtype"] == "uint8":
         return 0.0, 255.0
     if row["modality"] == "MR":
@@ -81,6 +83,14 @@ def intensity_range(tissue: NDArray[np.float32], row: Mapping[str, Any], config:
     return float(low), float(high)
 
 
+def _has_voi(row: Mapping[str, Any], config: PrepareConfig) -> bool:
+    """Say whether a VOI window is asked for and applies: not to values that it expects to be looked up first."""
+    if config.window != "voi" or row["units"] == "HU" or row["window_width"] is None or "modality_lut" in row["flags"]:
+        return False
+    narrowest = 0 if {"window_linear_exact", "window_sigmoid"} & set(row["flags"]) else 1
+    return bool(row["window_width"] > narrowest)
+
+
 def _grey(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfig) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         values = voxels.astype(np.float32)
@@ -88,7 +98,12 @@ def _grey(voxels: NDArray[Any], row: Mapping[str, Any], config: PrepareConfig) -
         if row["padding"] is not None:
             outside |= voxels == row["padding"]
         values = values * np.float32(row["slope"]) + np.float32(row["intercept"])
-        low, high = intensity_range(values[~outside], row, config)
-        scaled: NDArray[np.float32] = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
+        scaled: NDArray[np.float32]
+        if "window_sigmoid" in row["flags"] and _has_voi(row, config):  # PS3.3 C.11.2.1.3.1
+            centre, width = np.float32(row["window_center"]), np.float32(row["window_width"])
+            scaled = 1 / (1 + np.exp(-4 * (values - centre) / width))
+        else:
+            low, high = intensity_range(values[~outside], row, config)
+            scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
     scaled[outside] = 0
     return scaled

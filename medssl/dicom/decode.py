@@ -90,6 +90,7 @@ class Decoded:
     window_center: float | None
     window_width: float | None
     padding: int | None
+    window_function: str = ""
     is_masked: bool = False
 
 
@@ -151,13 +152,15 @@ def _meant(array: NDArray[Any], pixels: PixelFormat, values: Values) -> Decoded:
     if pixels.samples > 1:
         return Decoded(array, None, None, None)
     if pixels.photometric != "MONOCHROME1" or array.dtype.kind == "f":
-        return Decoded(array, values.window_center, values.window_width, values.padding)
+        return Decoded(array, values.window_center, values.window_width, values.padding, values.window_function)
     total = -1 if pixels.is_signed else (1 << pixels.bits_stored) - 1  # of a stored value and its mirror image
     center = values.window_center
     if center is not None:
         center = values.slope * total + 2 * values.intercept - center
+        center += 0 if values.window_function else 1  # the middle of a LINEAR window lies half a value below its centre
     padding = None if values.padding is None else total - values.padding
-    return Decoded(np.subtract(array.dtype.type(total), array), center, values.window_width, padding)
+    inverted = np.subtract(array.dtype.type(total), array)
+    return Decoded(inverted, center, values.window_width, padding, values.window_function)
 
 
 def _decode(encoded: bytes, pixels: PixelFormat, decoder: Decoder) -> NDArray[Any]:

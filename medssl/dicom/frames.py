@@ -13,7 +13,7 @@ import numpy as np
 
 from medssl.dicom.elements import Found
 from medssl.dicom.fields import Fields, tag_of
-from medssl.dicom.header import PHASES, Frame, Plane, Region, Values
+from medssl.dicom.header import PHASES, WINDOW_FLAGS, Frame, Plane, Region, Values
 from medssl.dicom.reasons import DicomProblem, Reason
 
 SHARED, PER_FRAME, DIMENSIONS, DETECTORS, REGIONS, MODALITY_LUT, VIEW = (
@@ -37,7 +37,7 @@ PLACED = ("ImagePositionPatient", "ImagePositionVolume")  # the latter from the 
 TURNED = ("ImageOrientationPatient", "ImageOrientationVolume")
 SPACED = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 THICK = ("SliceThickness", "SpacingBetweenSlices")
-VALUED = ("RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth")
+VALUED = ("RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth", "VOILUTFunction")
 SPLIT = ("StackID", "FrameType", "ComplexImageComponent", "EffectiveEchoTime", "EchoTime", "VelocityEncodingDirection")
 NUCLEAR_SPLIT = ("EnergyWindowVector", "DetectorVector", "RotationVector", "RRIntervalVector")
 NUCLEAR_PHASE = ("PhaseVector", "TimeSlotVector", "TimeSliceVector", "AngularViewVector")
@@ -151,6 +151,7 @@ def values_of(fields: Fields, *, is_signed: bool) -> Values:
     slope, intercept = fields.number("RescaleSlope"), fields.number("RescaleIntercept")
     width = fields.number("WindowWidth")
     center = fields.number("WindowCenter") if width is not None and width > 0 else None
+    function = fields.text("VOILUTFunction").upper()
     padding = fields.shorts("PixelPaddingValue", signed=is_signed)
     return Values(
         slope=slope or 1.0,  # a slope of 0 would erase the image
@@ -159,6 +160,7 @@ def values_of(fields: Fields, *, is_signed: bool) -> Values:
         rescale_type=fields.text("RescaleType").upper(),
         window_center=center,
         window_width=width if center is not None else None,
+        window_function=function if center is not None and function in WINDOW_FLAGS else "",
         padding=padding[0] if padding else None,
     )
 

@@ -30,6 +30,8 @@ PHASES = (
     ("DimensionIndexValues",),
 )
 
+WINDOW_FLAGS = {"LINEAR_EXACT": "window_linear_exact", "SIGMOID": "window_sigmoid"}  # of volumes, by VOI LUT function
+
 
 @dataclass(frozen=True)
 class Ids:
@@ -106,7 +108,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Values:
-    """What stored values mean."""
+    """What stored values mean; ``window_function`` is the VOI LUT function of a window, blank for LINEAR."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -114,6 +116,7 @@ class Values:
     rescale_type: str = ""
     window_center: float | None = None
     window_width: float | None = None
+    window_function: str = ""
     padding: int | None = None
 
 

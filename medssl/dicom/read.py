@@ -125,8 +125,6 @@ def _flags(parsed: Parsed, sop_class: str) -> frozenset[str]:
         "burned_in_risk": is_risky(sop_class),
         "character_set": fields.replaced,
         "modality_lut": frames.MODALITY_LUT in parsed.items,  # which stored values have not been through
-        "window_linear_exact": fields.text("VOILUTFunction").upper() == "LINEAR_EXACT",
-        "window_sigmoid": fields.text("VOILUTFunction").upper() == "SIGMOID",
     }
     return frozenset(flag for flag, is_set in flags.items() if is_set)
 

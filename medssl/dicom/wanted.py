@@ -30,7 +30,7 @@ WHOSE = """
     StudyDate SeriesDate AcquisitionDate AcquisitionTime Modality Manufacturer ManufacturerModelName
     IssuerOfPatientID PatientBirthDate PatientSex PatientAge BodyPartExamined ViewPosition Laterality ImageLaterality
     ScanningSequence MRAcquisitionType EchoTime EchoNumbers ConvolutionKernel
-    SeriesNumber AcquisitionNumber InstanceNumber SliceVector BurnedInAnnotation VOILUTFunction
+    SeriesNumber AcquisitionNumber InstanceNumber SliceVector BurnedInAnnotation
 """
 PIXELS = """
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medssl.dicom.burned_in import MASKED
 from medssl.dicom.decode import Decoded
 from medssl.dicom.geometry import SPACING_TOLERANCE, Grid, plane_affine
-from medssl.dicom.header import Frame, Header, Values
+from medssl.dicom.header import WINDOW_FLAGS, Frame, Header, Values
 from medssl.dicom.reasons import DicomProblem, Reason
 
 Index = tuple[int, ...]
@@ -111,6 +111,7 @@ class Canvas:
         place = [*grid.affine, *grid.slices_mm] if grid else [*(plane.position or ()), *(plane.orientation or ())]
         affine = (grid.affine if grid else plane_affine(plane)) if plane.in_patient else None
         flags = {"rescaled": self.is_rescaled, MASKED: self.is_masked, "volume_frame": not plane.in_patient}
+        flags |= _window_flags(middle)
         has_time = self.shape[0] > 1
         return Content(
             array=array if has_time else array[0],
@@ -134,6 +135,7 @@ class Canvas:
 def picture(decoded: Decoded, header: Header) -> Content:
     """Return the content of an image that is a volume of its own."""
     plane, values = header.frames[0].plane, header.frames[0].values
+    flags = {MASKED: decoded.is_masked, **_window_flags(decoded)}
     return Content(
         array=decoded.array,
         digest=digest_of(digest(decoded.array), plane.position, plane.orientation),
@@ -146,7 +148,7 @@ def picture(decoded: Decoded, header: Header) -> Content:
         window_width=decoded.window_width,
         padding=decoded.padding,
         photometric=header.pixels.photometric,
-        flags=frozenset({MASKED} if decoded.is_masked else ()),
+        flags=frozenset(flag for flag, is_set in flags.items() if is_set),
     )
 
 
@@ -160,6 +162,10 @@ def digest(array: NDArray[Any]) -> str:
 def digest_of(*words: object) -> str:
     """Return a hash of words and numbers."""
     return hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=DIGITS // 2).hexdigest()
+
+
+def _window_flags(decoded: Decoded) -> dict[str, bool]:
+    return {flag: decoded.window_function == function for function, flag in WINDOW_FLAGS.items()}
 
 
 def _with_padding(array: NDArray[np.float32]) -> float | None:

@@ -76,13 +76,14 @@ def test_bits_above_and_below_the_stored_ones_are_masked(is_signed: bool, high_b
     assert np.array_equal(decoded(ds, tmp_path).array, values)
 
 
+@pytest.mark.parametrize(("function", "below"), [("LINEAR", 0.5), ("LINEAR_EXACT", 0), ("SIGMOID", 0)])
 @pytest.mark.parametrize(("array", "bits"), [(noise(np.uint16, 0, 4096), 12), (noise(np.int16, -2048, 2048), 12)])
 def test_monochrome1_is_inverted_once_with_its_window_and_padding(
-    array: NDArray[Any], bits: int, tmp_path: Path
+    array: NDArray[Any], bits: int, function: str, below: float, tmp_path: Path
 ) -> None:
     total = -1 if array.dtype.kind == "i" else 4095
     elements = {"BitsStored": bits, "HighBit": bits - 1, "WindowCenter": 300, "WindowWidth": 500}
-    elements |= {"RescaleSlope": 2, "RescaleIntercept": 10}
+    elements |= {"RescaleSlope": 2, "RescaleIntercept": 10, "VOILUTFunction": function}
     upright = with_pixels(dataset(CT, "x"), array, **elements)
     inverse = with_pixels(dataset(CT, "x"), (total - array).astype(array.dtype), **elements)
     inverse.PhotometricInterpretation = "MONOCHROME1"
@@ -90,10 +91,10 @@ def test_monochrome1_is_inverted_once_with_its_window_and_padding(
     one, other = decoded(upright, tmp_path), decoded(inverse, tmp_path)
     assert np.array_equal(one.array, other.array)
     assert other.padding == total - 40
-    assert (other.window_center, other.window_width) == (2 * total + 2 * 10 - 300, 500)
-    # A value in the middle of the old window is in the middle of the new one.
-    stored = (300 - 10) / 2
-    assert 2 * (total - stored) + 10 == other.window_center
+    assert (other.window_width, other.window_function) == (500, "" if function == "LINEAR" else function)
+    # A value in the middle of the old window, of LINEAR half a value below its centre, is in the middle of the new one.
+    stored = (300 - below - 10) / 2
+    assert 2 * (total - stored) + 10 == other.window_center - below
 
 
 def test_colours_become_rgb(tmp_path: Path) -> None:

@@ -92,10 +92,21 @@ def test_what_a_legacy_conversion_could_not_place_is_kept(tmp_path: Path) -> Non
     assert header.frames[0].split[4] == "2.5"
 
 
-def test_how_values_are_shown_and_looked_up_is_flagged(tmp_path: Path) -> None:
-    ds = with_pixels(dataset(uid.DigitalXRayImageStorageForPresentation, "x", VOILUTFunction="SIGMOID"), volume(1)[0])
+def test_values_that_were_to_be_looked_up_are_flagged(tmp_path: Path) -> None:
+    ds = with_pixels(dataset(uid.DigitalXRayImageStorageForPresentation, "x"), volume(1)[0])
     ds.ModalityLUTSequence = [item(ModalityLUTType="US")]
-    assert header_of(save(ds, tmp_path / "x")).flags == {"window_sigmoid", "modality_lut"}
+    assert header_of(save(ds, tmp_path / "x")).flags == {"modality_lut"}
+
+
+def test_each_frame_says_by_which_function_its_window_is_meant(tmp_path: Path) -> None:
+    ds = many_frames(4)
+    for group, function in zip(
+        ds.PerFrameFunctionalGroupsSequence, ["SIGMOID", "LINEAR_EXACT", "LINEAR", "CUBIC"], strict=True
+    ):
+        group.FrameVOILUTSequence[0].VOILUTFunction = function
+        group.FrameVOILUTSequence[0].WindowCenter = 100
+    frames = header_of(save(ds, tmp_path / "x")).frames
+    assert [frame.values.window_function for frame in frames] == ["SIGMOID", "LINEAR_EXACT", "", ""]
 
 
 def test_groups_for_another_number_of_frames_are_refused(tmp_path: Path) -> None:

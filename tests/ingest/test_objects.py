@@ -13,7 +13,7 @@ import pytest
 from objects import framed, item, many_frames, volume
 from pydicom import uid
 from pydicom.dataset import Dataset
-from synthetic_dicom import ct_slice, dataset, save
+from synthetic_dicom import ct_slice, dataset, radiograph, save
 
 from medssl.data.prepare import PrepareConfig, Preparer
 from medssl.ingest.ingest import ingest
@@ -67,6 +67,25 @@ def test_slopes_of_each_frame_are_applied_and_frames_ordered_by_their_place(sour
     expected = [frame.astype(np.float32) * (1 + k) - k for k, frame in enumerate(volume(5))]
     assert np.array_equal(pool.reader().read(0), expected[::-1])
     assert pool.instances["slice"].to_list() == [0]
+
+
+@pytest.mark.parametrize(
+    ("function", "flags"),
+    [("SIGMOID", ["window_sigmoid"]), ("LINEAR_EXACT", ["window_linear_exact"]), ("LINEAR", [])],
+)
+def test_the_function_of_the_window_in_the_middle_is_a_flag_of_stacks_films_and_pictures(
+    source: Path, pool: Pool, key: Key, function: str, flags: list[str]
+) -> None:
+    voi = {"VOILUTFunction": function, "WindowCenter": 9.0, "WindowWidth": 5.0}
+    places = enhanced([(z, 1) for z in (0.0, 2.0, 4.0)])
+    for group in places.PerFrameFunctionalGroupsSequence:
+        group.FrameVOILUTSequence = [item(**voi)]
+    film = framed(dataset(uid.XRayAngiographicImageStorage, "xa", Modality="XA", **voi), volume(2))
+    picture = radiograph(**voi)
+    film.SeriesInstanceUID, picture.SeriesInstanceUID = "1.2.3.5", "1.2.3.6"
+    rows = stored([places, film, picture], source, pool, key, SHOWN)
+    assert sorted(row["axes"] for row in rows) == ["TYX", "YX", "ZYX"]
+    assert all([f for f in row["flags"] if f.startswith("window")] == flags for row in rows)
 
 
 def test_time_points_of_one_object_are_one_volume_whatever_the_order_of_its_frames(
