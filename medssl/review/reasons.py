@@ -99,6 +99,12 @@ WORDS = {
     "patient_from_file_name": "The patient is taken from the name of the file.",
     "patient_from_folder_name": "The patient is taken from the name of the folder.",
     "padding_range": "Padding is a range of values, of which one is masked.",
+    "modality_lut": "Its values were to be looked up in a table first, which is not done; its window is not applied.",
+    "window_linear_exact": "Its window is exact: from its centre half its width to each side.",
+    "window_sigmoid": "Its window is a smooth curve (SIGMOID), without sharp ends.",
+    "character_set": "A text of its header has bytes that its character set does not know.",
+    "unoriented": "Prepared as it lies in its file: how it lies in the patient is not known.",
+    "unknown_spacing": "Prepared without resampling: its spacing is not known.",
     "shares_object": "Another volume of the same object stands for both in the table of files.",
 }
 

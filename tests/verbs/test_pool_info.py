@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from emitted import emitted
 from rich.console import Console
 from small_pool import make_pool
 
@@ -41,10 +42,20 @@ def shown(parts: tuple[object, ...]) -> str:
 def test_every_reason_and_word_has_a_sentence_that_says_what_to_do() -> None:
     for reason in Reason:
         assert of_reason(str(reason.outcome), str(reason)).endswith("."), reason
-    for word in (*GEOMETRY, "near_duplicate", "same_pixels_other_patient", "pixels_masked", "t_seconds", "blank"):
+    for reason in emitted("reason"):
+        assert of_reason("duplicate", reason).endswith("."), reason
+    for word in emitted("flags") | emitted("words"):
         assert of_word(word).endswith("."), word
     assert of_reason("stored", None) == "In the pool."
     assert plain("reused_sop_uid") == "Reused SOP UID"
+
+
+def test_the_words_that_are_written_are_found_in_expressions_constants_and_functions() -> None:
+    in_a_call, in_a_function, positional, local = "reused_sop_uid", "character_set", "t_trigger_ms", "unoriented"
+    by_a_constant = {"same_pixels_other_patient", "pixels_masked", "window_sigmoid"}
+    assert {in_a_call, in_a_function, positional, local, "volume_frame"} | by_a_constant <= emitted("flags")
+    assert {*GEOMETRY, "blank", "constant", "tiny"} <= emitted("words")
+    assert emitted("reason") == {"same_pixels", "same_sop_uid"}
 
 
 def test_the_terminal_shows_words_histograms_and_what_to_do(pool: Pool) -> None:
