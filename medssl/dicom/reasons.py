@@ -64,6 +64,7 @@ class Reason(StrEnum):
     BAD_GEOMETRY = "bad_geometry"
     UNEVEN_SPACING = "uneven_spacing"
     MISSING_SLICES = "missing_slices"
+    NOT_RESAMPLED = "not_resampled"  # missing or uneven slices, although gaps are allowed: too many, or colours
     DUPLICATE_POSITION = "duplicate_position"
     STRAY_SLICE = "stray_slice"
     INCOMPLETE_TIME_POINT = "incomplete_time_point"

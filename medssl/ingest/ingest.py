@@ -154,7 +154,7 @@ class _Run:
         self.pool, self.key, self.work, self.workers, self.how = pool, key, work, workers, how
         self.progress, self.tally, self.start = progress, tally, time.perf_counter()
         self.pseudonyms = Pseudonyms(key)
-        self.known = Known(pool, self.pseudonyms)
+        self.known = Known(pool, self.pseudonyms, how.rules.lifted)
 
     def ingest(self, sources: Sequence[Path | str], labels: LabelFile | None, linkage: Path | None) -> IngestReport:
         """List, index, build, settle, commit."""

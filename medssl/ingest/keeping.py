@@ -93,6 +93,7 @@ class Keeper:
         self.fates[fate.source_key] = best
 
     def copy(self, source_key: str, original: str) -> None:
-        """Give a file the fate of the one that it copies."""
+        """Give a file the fate of the one that it copies, a duplicate only of what is in the pool."""
         kept = self.fates[original]
-        self.fates[source_key] = Fate(source_key, Outcome.DUPLICATE, "same_pixels", kept.volume, kept.slice)
+        copy = replace(kept, outcome=Outcome.DUPLICATE, reason="same_pixels") if kept.volume is not None else kept
+        self.fates[source_key] = replace(copy, source_key=source_key)

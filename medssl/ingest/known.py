@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TypeGuard
@@ -11,7 +11,7 @@ import polars as pl
 
 from medssl.core.errors import MedsslError, PoolError
 from medssl.dicom.deidentify import Pseudonyms
-from medssl.dicom.reasons import PASSING
+from medssl.dicom.reasons import PASSING, Reason
 from medssl.ingest.dicomweb import WebInstance
 from medssl.ingest.headers import read_header
 from medssl.ingest.sources import SourceFile
@@ -22,13 +22,17 @@ NamedFile = tuple[str, SourceFile]  # under its source key
 
 
 class Known:
-    """The pool's rows by source key, and its volumes by (patient, series)."""
+    """The pool's rows by source key, and its volumes by (patient, series).
 
-    def __init__(self, pool: Pool, pseudonyms: Pseudonyms) -> None:
+    Files with one of the reasons ``lifted`` left nothing in the pool under the rules of an earlier run.
+    """
+
+    def __init__(self, pool: Pool, pseudonyms: Pseudonyms, lifted: Collection[Reason] = ()) -> None:
         self._rows, self._volumes, self.pseudonyms = pool.instances, pool.catalog.volumes, pseudonyms
         self._row = {key: row for row, key in enumerate(self._rows["source_key"])}
-        is_passing = self._rows["reason"].is_in(list(PASSING)).fill_null(False) & self._rows["volume"].is_null()
-        self._is_passing = is_passing.to_numpy()
+        reason = self._rows["reason"].set(self._rows["volume"].is_not_null(), None)  # of what left nothing
+        self._is_passing = reason.is_in([*PASSING, *lifted]).fill_null(False).to_numpy()
+        self._lacks_image = (reason == Reason.MASK_WITHOUT_IMAGE).fill_null(False).to_numpy()
         self._bytes, self._has_sop = self._rows["bytes"].to_numpy(), self._rows["sop"].is_not_null().to_numpy()
 
     @cached_property
@@ -51,13 +55,16 @@ class Known:
         """Yield each file with its source key, and whether it is new.
 
         A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
-        image that a table names now and did not before. One that could not be read, or not without a package that was
-        not there, is new as well, under the key that it has.
+        image that a table names now and did not before. New as well, under the key that it has, is one that could not
+        be read, or not without a package that was not there, or that the rules of this run allow and others did not;
+        so is a mask whose image was not there, if anything else is new.
 
         Raises:
             MedsslError: the pool knows other files under these names; after the last of them.
         """
         folders: dict[PurePosixPath, NamedFile] = {}
+        without_image: list[NamedFile] = []
+        has_new = False
         for file in files:
             key = self.pseudonyms.source(file.relative)
             row = self._row.get(key)
@@ -70,7 +77,12 @@ class Known:
             is_new = not self._is_settled(row)
             if not is_new and self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
+            if not is_new and self._lacks_image[row]:
+                without_image.append((key, file))
+                continue
+            has_new |= is_new
             yield is_new, key, file
+        yield from ((has_new, key, file) for key, file in without_image)
         self._expect_same(list(folders.values()))
 
     def _is_settled(self, row: int | None) -> TypeGuard[int]:

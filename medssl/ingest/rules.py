@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from medssl.dicom.reasons import Reason
+
 BurnedIn = Literal["quarantine", "mask", "accept"]
+GAPS = frozenset({Reason.MISSING_SLICES, Reason.UNEVEN_SPACING})
+TEXT = frozenset({Reason.BURNED_IN_ANNOTATION, Reason.BURNED_IN_RISK})
 
 
 @dataclass(frozen=True)
@@ -18,3 +22,9 @@ class Rules:
 
     allow_gaps: bool = False
     burned_in: BurnedIn = "quarantine"
+
+    @property
+    def lifted(self) -> frozenset[Reason]:
+        """The reasons that no file gets under these rules: one that has such a reason was looked at under others."""
+        nothing = frozenset[Reason]()
+        return (GAPS if self.allow_gaps else nothing) | (TEXT if self.burned_in != "quarantine" else nothing)

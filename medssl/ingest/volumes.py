@@ -144,7 +144,8 @@ class _Builder:
                 gone = self._stack(stack, flags)
             if not gone:
                 for lost, reason in rejected:
-                    self.kept.reject((s.source_key for s in lost), reason)
+                    why = Reason.NOT_RESAMPLED if reason in self.rules.lifted else reason
+                    self.kept.reject((s.source_key for s in lost), why)
                 return
             flags |= {"incomplete_series"} if gone - {copy for copy, _ in self.copies} else set()
             slices = [s for s in slices if s.source_key not in gone]

@@ -64,6 +64,7 @@ REASONS = {
     "gantry_tilt": "The gantry was tilted and the slices are uneven too. Ask for a reformatted series.",
     "uneven_spacing": "Distances between slices differ. --allow-gaps resamples such series, flagged.",
     "missing_slices": "Slices are missing. Export the series again; --allow-gaps resamples such series, flagged.",
+    "not_resampled": "Too many slices are missing to be resampled, or slices of colours. Export the series again.",
     "duplicate_position": "Several slices at one place that nothing tells apart. Look at the series.",
     "stray_slice": "A slice that lies apart from its series. Nothing to do, unless many do.",
     "incomplete_time_point": "Slices of one time point are missing. Export the series again.",

@@ -17,6 +17,7 @@ from synthetic_dicom import ct_slice, dataset, radiograph, save
 from medssl.core.errors import MedsslError
 from medssl.core.places import LocalFile
 from medssl.ingest.ingest import ingest
+from medssl.ingest.rules import Rules
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
 
@@ -100,6 +101,68 @@ def test_files_that_could_not_be_read_are_looked_at_again(
     assert pool.instances.height == 3
     assert set(pool.instances["outcome"]) == {"stored"}
     assert ingest([source], pool, key).num_files == 0
+
+
+def left_out(source: Path) -> None:
+    """Write a series with a gap and a copied slice, and an image that says that text is in its pixels."""
+    for z in (0, 1, 3, 4):
+        save(ct_slice(z), source / f"ct{z}")
+    save(ct_slice(3, "copy"), source / "copy")
+    save(radiograph("text", BurnedInAnnotation="YES", SeriesInstanceUID="1.2.3"), source / "text")
+
+
+ALLOWED = Rules(allow_gaps=True, burned_in="accept")
+
+
+def rows(pool: Pool) -> tuple[object, ...]:
+    found = Pool.open(pool.path)
+    return found.catalog.volumes.rows(), sorted(found.instances.rows(), key=str), shard_bytes(found)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_rules_of_a_run_allow_is_looked_at_again_and_once_only(
+    source: Path, tmp_path: Path, pool: Pool, key: Key, workers: int
+) -> None:
+    left_out(source)
+    assert counts(ingest([source], pool, key)) == {"quarantined": 6}
+    assert ingest([source], pool, key).num_files == 0
+    gaps = ingest([source], pool, key, workers=workers, rules=Rules(allow_gaps=True))
+    assert (gaps.num_known, counts(gaps)) == (1, {"stored": 4, "duplicate": 1})
+    text = ingest([source], pool, key, workers=workers, rules=ALLOWED)
+    assert (text.num_known, counts(text)) == (5, {"stored": 1})
+    assert pool.verify() == []
+    for rules in (ALLOWED, Rules()):
+        assert ingest([source], pool, key, rules=rules).num_files == 0
+    assert set(pool.instances["outcome"]) == {"stored", "duplicate"}
+    at_once = Pool.create(tmp_path / "at_once", key)
+    ingest([source], at_once, key, rules=ALLOWED)
+    what = ["volume", "flags", "sha256"]
+    assert pool.catalog.volumes.select(what).rows() == at_once.catalog.volumes.select(what).rows()
+
+
+def test_what_cannot_be_resampled_is_not_looked_at_again_for_its_gaps(source: Path, pool: Pool, key: Key) -> None:
+    for z in (0, 1, 30):
+        save(ct_slice(z, PatientID="MRN1"), source / f"wide{z}")
+    first = ingest([source], pool, key, rules=ALLOWED)
+    assert {found.reason for found in first.quarantined} == {"not_resampled"}
+    assert ingest([source], pool, key, rules=ALLOWED).num_files == 0
+
+
+@pytest.mark.parametrize("step", [0, 2, 4, 6, 8])
+def test_killed_while_it_looks_again_by_other_rules_a_run_goes_on_to_the_same_pool(
+    source: Path, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    left_out(source)
+    whole, pool = (Pool.create(tmp_path / name, key) for name in ("whole", "killed"))
+    for one in (whole, pool):
+        ingest([source], one, key)
+    ingest([source], whole, key, rules=ALLOWED)
+    assert killed_before(
+        step, lambda: ingest([source], pool, key, rules=ALLOWED), monkeypatch, ("replace", "rename", "link")
+    )
+    ingest([source], Pool.open(pool.path, key), key, rules=ALLOWED)
+    assert rows(pool) == rows(whole)
+    assert Pool.open(pool.path).verify() == []
 
 
 def test_killed_anywhere_while_a_file_is_looked_at_again_the_pool_is_the_old_or_the_new_one(

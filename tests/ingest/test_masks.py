@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from synthetic_dicom import save
+from synthetic_dicom import ct_slice, save
 from test_segmentation import drawn_masks, grid_of, seg_of, series, square, structure_set
 
 from medssl.ingest.executors import Workers
@@ -54,6 +54,19 @@ def test_a_segmentation_that_comes_later_finds_its_volume_in_the_pool(pool: Pool
     seg_of(images, drawn_masks(images)).save_as(source / "seg.dcm")
     ingest([source], Pool.open(pool.path), key)
     assert Pool.open(pool.path).masks.height == 1
+
+
+def test_a_segmentation_that_came_first_is_looked_at_again_when_images_come(pool: Pool, key: Key, source: Path) -> None:
+    images = series()
+    save(ct_slice(0, "other", SeriesInstanceUID="1.2.3"), source / "other.dcm")
+    seg_of(images, drawn_masks(images)).save_as(source / "seg.dcm")
+    ingest([source], pool, key)
+    assert reasons(Pool.open(pool.path))["excluded mask_without_image"] == 1
+    assert ingest([source], Pool.open(pool.path), key).num_files == 0
+    write(images, source)
+    ingest([source], Pool.open(pool.path), key)
+    assert Pool.open(pool.path).masks.height == 1
+    assert ingest([source], Pool.open(pool.path), key).num_files == 0
 
 
 def test_segmentations_without_their_image_on_another_grid_or_damaged_say_so(
