@@ -14,7 +14,7 @@ from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import Reason
 from medssl.ingest.executors import Died, Executor, alone
 from medssl.ingest.headers import AnyHeader, read_header
-from medssl.ingest.known import NamedFile
+from medssl.ingest.known import NamedFile, mark_of
 from medssl.ingest.sources import SourceFile
 from medssl.ingest.work import Work, name_of
 
@@ -40,6 +40,7 @@ class Row(NamedTuple):
 
     source_key: str
     num_bytes: int
+    mark: int | None
     reason: Reason | None
     patient: str | None
     series: str | None
@@ -183,11 +184,12 @@ def _without_killers(files: Sequence[NamedFile], modality: str | None) -> list[E
 
 
 def _row(entry: Entry, pseudonyms: Pseudonyms) -> Row:
-    ids, header, size = entry.ids, entry.header, entry.file.num_bytes
+    ids, header = entry.ids, entry.header
+    of_file = entry.source_key, entry.file.num_bytes, mark_of(entry.source_key, entry.file, pseudonyms), entry.reason
     patient = pseudonyms.patient(ids.patient_id, ids.issuer, ids.study_uid) if ids else None
     sop = pseudonyms.uid("sop", ids.sop_uid) if ids and ids.sop_uid else None
     series = pseudonyms.uid("series", ids.series_uid) if ids and ids.series_uid else None
     if header is None:
-        return Row(entry.source_key, size, entry.reason, patient, series, sop, None, 0)
+        return Row(*of_file, patient, series, sop, None, 0)
     kind = str(header.kind) if isinstance(header, Header) else "file"
-    return Row(entry.source_key, size, entry.reason, patient, series, sop, kind, header.num_bytes)
+    return Row(*of_file, patient, series, sop, kind, header.num_bytes)

@@ -187,6 +187,8 @@ class _Run:
         return replace(
             report,
             num_known=self.num_known,
+            num_changed=self.known.num_changed,
+            changed=tuple(self.known.changed),
             num_labels=num_labels,
             num_labels_not_stored=resolved.num_not_stored if resolved else 0,
             seconds=time.perf_counter() - self.start,
@@ -288,7 +290,9 @@ class _Run:
             appear(path_of(self.work.folder, mask), path_of(self.pool.path, mask))
         patients = {p: str(self.pool.role_of(p, self.key)) for p in volumes["patient"].unique()}
         roles = pl.col("patient").replace_strict(patients, default=None, return_dtype=pl.String)
-        instances = fates.join(files.select("source_key", "bytes", "patient"), on="source_key").sort("source_key")
+        instances = fates.join(files.select("source_key", "bytes", "mark", "patient"), on="source_key").sort(
+            "source_key"
+        )
         if instances.height != files.height:
             raise RuntimeError(f"{instances.height} rows for {files.height} files: this is a bug")
         rows = volumes.with_columns(role=roles).select(list(VOLUMES))

@@ -19,12 +19,18 @@ from medssl.ingest.tasks import Transform
 from medssl.pool.pool import Pool
 
 NamedFile = tuple[str, SourceFile]  # under its source key
+MARK_DIGITS, NO_MARK = 15, -1  # what a signed integer of 64 bits holds
+NAMED = 50  # changed files
 
 
 class Known:
     """The pool's rows by source key, and its volumes by (patient, series).
 
     Files with one of the reasons ``lifted`` left nothing in the pool under the rules of an earlier run.
+
+    Attributes:
+        num_changed: how many known files, of those sorted so far, are in the pool as they were and are not so now.
+        changed: the paths of the first of them.
     """
 
     def __init__(self, pool: Pool, pseudonyms: Pseudonyms, lifted: Collection[Reason] = ()) -> None:
@@ -33,6 +39,9 @@ class Known:
         reason = self._rows["reason"].set(self._rows["volume"].is_not_null(), None)  # of what left nothing
         self._is_passing = reason.is_in([*PASSING, *lifted]).fill_null(False).to_numpy()
         self._lacks_image = (reason == Reason.MASK_WITHOUT_IMAGE).fill_null(False).to_numpy()
+        self._is_in_pool = self._rows["volume"].is_not_null().to_numpy()
+        self._mark = self._rows["mark"].fill_null(NO_MARK).to_numpy()
+        self.num_changed, self.changed = 0, list[str]()
         self._bytes, self._has_sop = self._rows["bytes"].to_numpy(), self._rows["sop"].is_not_null().to_numpy()
 
     @cached_property
@@ -57,7 +66,8 @@ class Known:
         A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
         image that a table names now and did not before. New as well, under the key that it has, is one that could not
         be read, or not without a package that was not there, or that the rules of this run allow and others did not;
-        so is a mask whose image was not there, if anything else is new.
+        so is a mask whose image was not there, if anything else is new, and what left nothing in the pool and has
+        another mark now. What is in the pool stays as it is; such files that changed are counted.
 
         Raises:
             MedsslError: the pool knows other files under these names; after the last of them.
@@ -66,28 +76,44 @@ class Known:
         without_image: list[NamedFile] = []
         has_new = False
         for file in files:
-            key = self.pseudonyms.source(file.relative)
-            row = self._row.get(key)
-            if self._is_settled(row) and self._bytes[row] != file.num_bytes:
-                key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
-                row = self._row.get(key)
-            if self._is_settled(row) and file.about is not None and not self._has_sop[row]:
-                key = self.pseudonyms.key.hmac("source", file.relative, "image")
-                row = self._row.get(key)
-            is_new = not self._is_settled(row)
-            if not is_new and self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
+            key, row = self._find(file)
+            if row is None:
+                has_new = True
+                yield True, key, file
+                continue
+            if self._is_in_pool[row] and self._has_changed(row, key, file):
+                self.num_changed += 1
+                self.changed += [file.relative] if self.num_changed <= NAMED else []
+            if self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
-            if not is_new and self._lacks_image[row]:
+            if self._lacks_image[row]:
                 without_image.append((key, file))
                 continue
-            has_new |= is_new
-            yield is_new, key, file
+            yield False, key, file
         yield from ((has_new, key, file) for key, file in without_image)
         self._expect_same(list(folders.values()))
 
+    def _find(self, file: SourceFile) -> tuple[str, int | None]:
+        """Return the source key of a file, and its row unless another look could find more."""
+        key = self.pseudonyms.source(file.relative)
+        row = self._row.get(key)
+        if self._is_settled(row) and self._bytes[row] != file.num_bytes:
+            key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
+            row = self._row.get(key)
+        if self._is_settled(row) and file.about is not None and not self._has_sop[row]:
+            key = self.pseudonyms.key.hmac("source", file.relative, "image")
+            row = self._row.get(key)
+        is_as_found = self._is_settled(row) and (self._is_in_pool[row] or not self._has_changed(row, key, file))
+        return key, row if is_as_found else None
+
     def _is_settled(self, row: int | None) -> TypeGuard[int]:
-        """Say whether the pool has a row of a file, and another look at it could not find more."""
+        """Say whether the pool has a row of a file, and nothing around the file says that it could be another one."""
         return row is not None and not self._is_passing[row]
+
+    def _has_changed(self, row: int, key: str, file: SourceFile) -> bool:
+        """Say whether a file of the same size has another mark than it had; never where one of them is not known."""
+        mark = mark_of(key, file, self.pseudonyms)
+        return mark is not None and self._mark[row] not in (NO_MARK, mark)
 
     def _expect_same(self, files: list[NamedFile]) -> None:
         """Look into one known file a folder: two exports often use the same names for other images."""
@@ -100,6 +126,13 @@ class Known:
                 f"{num} of {len(files)} folders hold other files under names that this pool knows; give the folder "
                 "above as the source, or rename the source folder, so that their names differ"
             )
+
+
+def mark_of(key: str, file: SourceFile, pseudonyms: Pseudonyms) -> int | None:
+    """Return a number that changes when a file changes, and says nothing else; None where nothing would show that."""
+    if not file.own_mark:
+        return None
+    return int(pseudonyms.key.hmac("mark", key, file.own_mark)[:MARK_DIGITS], 16)
 
 
 def expect_transform(pool: Pool, transform: Transform | None) -> None:

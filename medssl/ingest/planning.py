@@ -27,6 +27,7 @@ UNIT = ["patient", "series", "kind"]
 ROWS: dict[str, Any] = {
     "source_key": pl.String,
     "bytes": pl.Int64,
+    "mark": pl.Int64,
     "reason": pl.Categorical,
     "patient": pl.String,
     "series": pl.String,

@@ -33,7 +33,8 @@ class QuarantinedFile:
 class IngestReport:
     """One run: ``outcomes`` count the new files; ``num_known`` others were in the pool before.
 
-    Volumes are those added, studies and patients those they belong to.
+    ``num_changed`` of those are not as they were then; ``changed`` are the paths of the first of them, for the
+    operator's terminal only. Volumes are those added, studies and patients those they belong to.
     """
 
     outcomes: tuple[OutcomeCount, ...]
@@ -44,6 +45,8 @@ class IngestReport:
     num_patients: int
     num_bytes: int  # of the new files
     num_known: int = 0
+    num_changed: int = 0
+    changed: tuple[str, ...] = ()
     num_labels: int = 0
     num_labels_not_stored: int = 0  # rows whose file, series, study or patient left no volume
     seconds: float = 0.0

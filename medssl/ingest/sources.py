@@ -23,6 +23,7 @@ from medssl.dicom.directory import is_directory, referenced
 from medssl.dicom.reasons import DicomProblem, Reason
 from medssl.ingest import archives, dicomweb, urls
 from medssl.ingest.images import About
+from medssl.ingest.members import Part, ZipMember
 from medssl.ingest.work import Work
 
 ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tar\.gz)$", re.IGNORECASE)
@@ -57,6 +58,13 @@ class SourceFile:
     def is_unchanged(self) -> bool:
         """Return whether the file is as it was when it was listed."""
         return self.place.mark() == self.mark
+
+    @property
+    def own_mark(self) -> str:
+        """What changes when this file changes; empty of a member that only its whole archive has a mark for."""
+        if isinstance(self.place, ZipMember):
+            return f"{self.place.crc:08x}"
+        return "" if isinstance(self.place, Part) else self.mark
 
     @property
     def is_readable(self) -> bool:

@@ -51,10 +51,13 @@ VOLUMES: dict[str, Any] = {
     "length": pl.Int64,
     "sha256": pl.String,  # of the member's bytes
 }
-LATER = frozenset({"patient", "quality", "phash", "times", "slices_mm"})  # columns that tables of earlier pools lack
+LATER = frozenset(
+    {"patient", "quality", "phash", "times", "slices_mm", "mark"}
+)  # columns that tables of earlier pools lack
 INSTANCES: dict[str, Any] = {
     "source_key": pl.String,  # HMAC of the path below its source; never the path
     "bytes": pl.Int64,
+    "mark": pl.Int64,  # keyed hash of the file's time or checksum; null where it has none, and in earlier pools
     "sop": pl.String,
     "outcome": pl.String,
     "reason": pl.String,  # null where stored without remark

@@ -110,14 +110,17 @@ def ingest(
     pool = Pool.open(pool_folder)
     counted = pool.info()
     facts = summary(pool, counted)
-    run = _journalled(workspace, pool, settings, counted, facts, report.seconds)
+    run = _journalled(workspace, pool, settings, counted, facts, report)
     name_quarantined(report)
+    name_changed(report)
     if quarantine_list is not None:
         write_list(quarantine_list, report.quarantined)
     made = ("made a key for this site in ~/.config/medssl/key: keep it, it belongs to the pool",) if key.created else ()
     next_step = "next: medssl pretrain STUDY.yaml"
     code = QUARANTINED if report.quarantined else OK
-    return Result({"run": run, **facts}, (*tables(counted), *made, _said(report), next_step), code)
+    return Result(
+        {"run": run, "changed": report.num_changed, **facts}, (*tables(counted), *made, _said(report), next_step), code
+    )
 
 
 def _journalled(
@@ -126,14 +129,15 @@ def _journalled(
     settings: Mapping[str, Any],
     counted: PoolInfo,
     facts: Mapping[str, object],
-    seconds: float,
+    report: IngestReport,
 ) -> str:
     """Journal a finished run and return its id."""
     prints = {"pool.images": counted.fingerprints.images, "pool.labels": counted.fingerprints.labels}
     with Journal.start(workspace, "ingest", pool.path.name, settings, fingerprints=prints) as journal:
         write_json(journal.folder / "pool_info.json", facts)
         journal.artifact(journal.folder / "pool_info.json")
-        journal.finish(summary={"files": counted.files, "volumes": counted.volumes, "seconds": seconds})
+        summed = {"files": counted.files, "volumes": counted.volumes, "changed": report.num_changed}
+        journal.finish(summary={**summed, "seconds": report.seconds})
     return journal.id
 
 
@@ -142,6 +146,19 @@ def name_quarantined(report: IngestReport) -> None:
     lines = [f"quarantined ({file.reason}): {file.path}" for file in report.quarantined[:SHOWN]]
     if more := len(report.quarantined) - len(lines):
         lines.append(f"quarantined: {more:,} more; `medssl ingest … --quarantine-list FILE` writes down all of them")
+    for line in lines:
+        stderr.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def name_changed(report: IngestReport) -> None:
+    """Say how many known files changed and what to do, and name the first of them, on the operator's terminal only."""
+    if not report.num_changed:
+        return
+    lines = [f"changed since: {path}" for path in report.changed]
+    lines.append(
+        f"{report.num_changed:,} known files changed since they were ingested (same size, another time or checksum); "
+        "the pool keeps what it has; where it matters, `medssl pool remove … --patient ID`, then ingest again"
+    )
     for line in lines:
         stderr.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
 
@@ -189,5 +206,6 @@ def summary(pool: Pool, counted: PoolInfo) -> dict[str, object]:
 def _said(report: IngestReport) -> str:
     speed = report.num_files / max(report.seconds, 1e-9)
     known = f", {report.num_known} known before" if report.num_known else ""
+    known += f" ({report.num_changed} changed since)" if report.num_changed else ""
     num = len(report.quarantined)
     return f"{report.num_files} new files in {report.seconds:.1f} s ({speed:.0f} a second){known}; {num} quarantined"
