@@ -69,6 +69,9 @@ def ingest(
         Literal["quarantine", "mask", "accept"],
         typer.Option(help="images of kinds that write text into pixels, or say so (ultrasound, secondary capture, XA)"),
     ] = "quarantine",
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="read what links lead to outside their source, too")
+    ] = False,
     images: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="PNG, JPEG, TIFF, BMP to take, by path, with what is known of them"),
@@ -100,7 +103,7 @@ def ingest(
         prepare=study_of(prepare, None).prepare if prepare is not None else None,
         scheduler=scheduler,
         fresh=fresh,
-        rules=import_module("medssl.ingest.rules").Rules(allow_gaps=allow_gaps, burned_in=burned_in),
+        rules=import_module("medssl.ingest.rules").Rules(allow_gaps, burned_in, follow_links),
         quarantine_list=quarantine_list,
         images=images,
     )

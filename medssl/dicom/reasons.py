@@ -34,6 +34,7 @@ class Reason(StrEnum):
     OTHER_DIMENSION = "other_dimension"  # than `ingest --prepare` asks for
     # something that the operator must look at
     UNREADABLE = "unreadable"
+    LINK_OUTSIDE = "link_outside"  # leads out of its source
     DAMAGED_ARCHIVE = "damaged_archive"
     TRUNCATED_ARCHIVE = "truncated_archive"
     ARCHIVE_BOMB = "archive_bomb"

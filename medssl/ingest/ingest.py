@@ -217,7 +217,8 @@ class _Run:
         downloads, table_ = Downloads(self.work.spool, self.known.num_bytes, self.progress), self.how.images
         named = frozenset() if table_ is None else table_.rows.keys()
         held = []
-        for file in stream(sources, self.pool.path, downloads, self.how.tell):
+        follow_links = self.how.rules.follow_links
+        for file in stream(sources, self.pool.path, downloads, self.how.tell, follow_links=follow_links):
             if is_nifti(file) or file.relative.endswith(f"/{ABOUT}") or file.relative in named or file.below in named:
                 held.append(file)
             else:

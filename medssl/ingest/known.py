@@ -84,7 +84,7 @@ class Known:
             if self._is_in_pool[row] and self._has_changed(row, key, file):
                 self.num_changed += 1
                 self.changed += [file.relative] if self.num_changed <= NAMED else []
-            if self._has_sop[row] and not isinstance(file.place, WebInstance):  # named by its UIDs
+            if self._has_sop[row] and file.is_readable and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
             if self._lacks_image[row]:
                 without_image.append((key, file))
@@ -97,7 +97,8 @@ class Known:
         """Return the source key of a file, and its row unless another look could find more."""
         key = self.pseudonyms.source(file.relative)
         row = self._row.get(key)
-        if self._is_settled(row) and self._bytes[row] != file.num_bytes:
+        is_seen = file.reason is not Reason.LINK_OUTSIDE  # else the row tells what an earlier run saw there
+        if is_seen and self._is_settled(row) and self._bytes[row] != file.num_bytes:
             key = self.pseudonyms.key.hmac("source", file.relative, str(file.num_bytes))
             row = self._row.get(key)
         if self._is_settled(row) and file.about is not None and not self._has_sop[row]:

@@ -88,9 +88,10 @@ def expect_images(files: pl.DataFrame, where: str) -> None:
     if files.filter(pl.col("kind").is_not_null() | (has_ids & ~is_other)).is_empty():
         counts = files["reason"].cast(pl.String).value_counts().drop_nulls().sort("reason")
         found = ", ".join(f"{num} {reason}" for reason, num in counts.iter_rows())
+        hint = "; --follow-links reads what links lead to" if Reason.LINK_OUTSIDE in found else ""
         raise MedsslError(
             f"no image among {files.height} files below {where} ({found}); "
-            "expected radiographs, CT or MR as DICOM or NIfTI"
+            f"expected radiographs, CT or MR as DICOM or NIfTI{hint}"
         )
 
 

@@ -18,13 +18,17 @@ class Rules:
 
     ``allow_gaps`` resamples series with missing or uneven slices, and records where nothing was. ``burned_in`` is for
     images of classes that write text into pixels (ultrasound, secondary capture, angiography), or say that they do.
+    ``follow_links`` reads what links lead to outside the source that they are in.
     """
 
     allow_gaps: bool = False
     burned_in: BurnedIn = "quarantine"
+    follow_links: bool = False
 
     @property
     def lifted(self) -> frozenset[Reason]:
         """The reasons that no file gets under these rules: one that has such a reason was looked at under others."""
-        nothing = frozenset[Reason]()
-        return (GAPS if self.allow_gaps else nothing) | (TEXT if self.burned_in != "quarantine" else nothing)
+        found = set(GAPS) if self.allow_gaps else set()
+        found |= TEXT if self.burned_in != "quarantine" else set()
+        found |= {Reason.LINK_OUTSIDE} if self.follow_links else set()
+        return frozenset(found)

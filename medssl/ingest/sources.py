@@ -28,6 +28,7 @@ from medssl.ingest.work import Work
 
 ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tar\.gz)$", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+NO_DISKS = ("/proc", "/sys", "/dev")  # reading there may never end
 THREADS, BATCH = 8, 256  # that look into files, and how many at a time; on network storage looking is waiting
 
 
@@ -82,9 +83,11 @@ def walk(
     exclude: Path,
     downloads: dicomweb.Downloads | None = None,
     tell: Callable[[str], object] = lambda line: None,
+    *,
+    follow_links: bool = False,
 ) -> list[SourceFile]:
     """Return what ``stream`` yields, sorted by ``relative``."""
-    return sorted(stream(sources, exclude, downloads, tell), key=lambda file: file.relative)
+    return sorted(stream(sources, exclude, downloads, tell, follow_links=follow_links), key=lambda file: file.relative)
 
 
 def stream(
@@ -92,20 +95,23 @@ def stream(
     exclude: Path,
     downloads: dicomweb.Downloads | None = None,
     tell: Callable[[str], object] = lambda line: None,
+    *,
+    follow_links: bool = False,
 ) -> Iterator[SourceFile]:
     """Yield every file below ``sources`` but those of a pool, folder by folder, archives by their members.
 
     The order is that of the names, whatever the order of the sources; ten million files are never in memory at once.
 
     A source is a folder, a file, an archive, a DICOMDIR (then what it refers to in its folder), or an address: of a
-    file system (``s3://…``) or of a DICOMweb service (``dicomweb+https://…``). Links are followed; a folder that was
-    visited already is not visited again, so loops end.
+    file system (``s3://…``) or of a DICOMweb service (``dicomweb+https://…``). Links inside a source are followed; a
+    folder that was visited already is not visited again, so loops end. Nothing is read of /proc and its like.
 
     Args:
         sources: paths, or addresses as text.
         exclude: the pool, which is no source of itself, nor is the work folder beside it.
         downloads: where instances of DICOMweb services go, and which are not needed.
         tell: gets lines for the operator's terminal.
+        follow_links: also those that lead out of their source.
 
     Raises:
         MedsslError: a source does not exist or cannot be reached, two sources share a name and hold files of one name,
@@ -115,7 +121,7 @@ def stream(
     names, plain = array("Q"), array("Q")  # hashes of them
     directories: list[SourceFile] = []
     for source in sorted(sources, key=lambda source: (str(source).rstrip("/").rpartition("/")[2], str(source))):
-        for file in _files(source, visited, downloads, tell):
+        for file in _files(source, visited, downloads, tell, follow_links):
             names.append(_hash(file.relative))
             plain.append(_hash(_without_version(file.relative)))
             if file.relative.rpartition("/")[2].casefold() == "dicomdir":
@@ -146,6 +152,7 @@ def _files(
     visited: set[tuple[int, int]],
     downloads: dicomweb.Downloads | None,
     tell: Callable[[str], object],
+    follow_links: bool,
 ) -> Iterator[SourceFile]:
     if isinstance(source, str) and dicomweb.is_address(source):
         for one in dicomweb.instances(source, downloads, tell):
@@ -159,9 +166,9 @@ def _files(
         raise MedsslError(f"{path}: no such folder or file, expected one that holds DICOM")
     name = _plain(path.resolve().name or "root")
     if path.is_file() and is_directory(LocalFile(path)):
-        yield from _of_directory(path, visited)
+        yield from _of_directory(path, visited, follow_links)
     else:
-        yield from _expanded(_walk(path, name, visited))
+        yield from _expanded(_walk(path, name, visited, follow_links))
 
 
 def _listed(url: str) -> Iterator[SourceFile]:
@@ -172,14 +179,14 @@ def _listed(url: str) -> Iterator[SourceFile]:
         yield SourceFile(one.file, relative, one.num_bytes, one.mark)
 
 
-def _of_directory(path: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile]:
+def _of_directory(path: Path, visited: set[tuple[int, int]], follow_links: bool) -> Iterator[SourceFile]:
     """Yield a DICOMDIR, and the files below its folder that it refers to."""
     folder = path.resolve().parent
     try:
         wanted = {"/".join(parts).casefold() for parts in referenced(LocalFile(path)).inside}
     except DicomProblem as problem:
         raise MedsslError(f"{path}: cannot be read ({problem.reason}); give its folder as the source") from None
-    for file in _walk(folder, _plain(folder.name or "root"), visited):
+    for file in _walk(folder, _plain(folder.name or "root"), visited, follow_links):
         if _without_version(file.below) in wanted or file.below == _plain(path.name):
             yield file
 
@@ -207,29 +214,34 @@ def _without_version(name: str) -> str:
     return re.sub(r";\d+$|\.;\d+$", "", name).casefold()  # of ISO 9660, where a file system shows it
 
 
-def _walk(path: Path, relative: str, visited: set[tuple[int, int]]) -> Iterator[SourceFile]:
+def _walk(path: Path, relative: str, visited: set[tuple[int, int]], follow_links: bool) -> Iterator[SourceFile]:
     """Yield the files below a folder, in the order of their names; folders may be nested as deep as a disk has them."""
-    waiting = [(path, relative)]
+    root, not_disks = os.path.realpath(path), {os.stat(place).st_dev for place in NO_DISKS if os.path.ismount(place)}
+    waiting = [(path, relative, False)]
     while waiting:
-        path, relative = waiting.pop()
+        path, relative, is_link = waiting.pop()
+        if is_link and not follow_links and not Path(os.path.realpath(path)).is_relative_to(root):
+            yield SourceFile(LocalFile(path), relative, 0, reason=Reason.LINK_OUTSIDE)
+            continue
         try:
             status = path.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or status.st_dev in not_disks:
+                yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
+                continue
             if stat.S_ISREG(status.st_mode):
                 place = LocalFile(path)
                 yield SourceFile(place, relative, status.st_size, place.mark())
                 continue
-            if not stat.S_ISDIR(status.st_mode):
-                yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
-                continue
             if _identity(path) in visited:
                 continue
             visited.add(_identity(path))
-            names = sorted(os.listdir(path))
+            with os.scandir(path) as entries:
+                names = sorted((entry.name, entry.is_symlink()) for entry in entries)
         except OSError:
             yield SourceFile(LocalFile(path), relative, 0, reason=Reason.UNREADABLE)
             continue
         taken: dict[str, int] = {}  # two spellings of one name are two files
-        below = [(path / name, f"{relative}/{_free(_plain(name), taken)}") for name in names]
+        below = [(path / name, f"{relative}/{_free(_plain(name), taken)}", is_link) for name, is_link in names]
         waiting += reversed(below)
 
 

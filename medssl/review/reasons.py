@@ -33,6 +33,7 @@ REASONS = {
     "time_axis": "A time series that cannot be told apart into whole volumes. Ask for a fresh export.",
     "other_dimension": "Not of the dimension that `ingest --prepare` asks for. Nothing to do, or use another study.",
     "unreadable": "The file cannot be opened. Look at its permissions or the disk, then ingest again.",
+    "link_outside": "A link that leads out of its source. See where to; --follow-links reads what is there.",
     "damaged_archive": "The archive is damaged. Fetch it again.",
     "truncated_archive": "The archive ends too early. Fetch it again.",
     "archive_bomb": "The archive would grow beyond all measure. Find out where it comes from; do not unpack it.",

@@ -19,6 +19,7 @@ from medssl.core.types import Role
 from medssl.data.prepare import PrepareConfig, normalise, prepare
 from medssl.data.transforms import place
 from medssl.ingest.ingest import ingest
+from medssl.ingest.rules import Rules
 from medssl.pool.catalog import INSTANCES, LABELS, VOLUMES, time_point, whole
 from medssl.pool.pool import Pool
 from medssl.pool.shards import ShardWriter
@@ -245,7 +246,7 @@ def test_hippocampus_comes_out_as_nibabel_turns_it(shared: Path, tmp_path: Path)
     folder.mkdir(parents=True)
     for path in sorted((shared / "data" / "hippocampus" / "images").glob("*.nii.gz"))[:12]:
         (folder / path.name).symlink_to(path)
-    ingest([folder.parent], pool, KEY)
+    ingest([folder.parent], pool, KEY, rules=Rules(follow_links=True))
     data = prepare(pool, config)
     names = {KEY.hmac("source", f"hippocampus/images/{path.name}"): path for path in folder.iterdir()}
     source = dict(pool.instances.select("volume", "source_key").iter_rows())

@@ -89,18 +89,19 @@ def test_files_that_could_not_be_read_are_looked_at_again(
     save(radiograph("a"), source / "a")
     save(radiograph("b", SOPInstanceUID="1.2.9"), source / "b", uid.RLELossless)
     (source / "share").symlink_to(source.parent / "share")  # not mounted yet
+    linked = Rules(follow_links=True)
     with monkeypatch.context() as without:
         without.setattr(type(get_decoder(uid.RLELossless)), "available_plugins", ())
-        first = ingest([source], pool, key)
+        first = ingest([source], pool, key, rules=linked)
     assert sorted(q.reason for q in first.quarantined) == ["needs_pylibjpeg_rle", "unreadable"]
-    assert ingest([source], pool, key).num_files == 2
+    assert ingest([source], pool, key, rules=linked).num_files == 2
     save(radiograph("c", SOPInstanceUID="1.2.10"), source.parent / "share")
-    again = ingest([source], pool, key)
+    again = ingest([source], pool, key, rules=linked)
     assert again.num_files == 1
     assert not again.quarantined
     assert pool.instances.height == 3
     assert set(pool.instances["outcome"]) == {"stored"}
-    assert ingest([source], pool, key).num_files == 0
+    assert ingest([source], pool, key, rules=linked).num_files == 0
 
 
 def left_out(source: Path) -> None:
@@ -171,23 +172,27 @@ def test_killed_anywhere_while_a_file_is_looked_at_again_the_pool_is_the_old_or_
     for z in range(4):
         save(ct_slice(z), source / f"ct{z}")
     (source / "share").symlink_to(tmp_path / "share")  # not mounted yet
+    linked = Rules(follow_links=True)
     whole = 0
     for step in range(200):
         pool = Pool.create(tmp_path / f"pool{step}", key)
         (tmp_path / "share").unlink(missing_ok=True)
-        assert counts(ingest([source], pool, key)) == {"stored": 4, "quarantined": 1}
+        assert counts(ingest([source], pool, key, rules=linked)) == {"stored": 4, "quarantined": 1}
         save(radiograph("late"), tmp_path / "share")
         opened = Pool.open(pool.path, key)
         whole += not killed_before(
-            step, lambda pool=opened: ingest([source], pool, key), monkeypatch, ("replace", "rename", "link")
+            step,
+            lambda pool=opened: ingest([source], pool, key, rules=linked),
+            monkeypatch,
+            ("replace", "rename", "link"),
         )
-        ingest([source], Pool.open(pool.path, key), key)  # goes on
+        ingest([source], Pool.open(pool.path, key), key, rules=linked)  # goes on
         found = Pool.open(pool.path, key)
         assert found.verify() == []
         assert set(found.instances["outcome"]) == {"stored"}
         assert (found.instances.height, len(found.catalog)) == (5, 2)
         save(radiograph("more", SOPInstanceUID="1.2.11"), source / "more")
-        assert counts(ingest([source], found, key)) == {"stored": 1}
+        assert counts(ingest([source], found, key, rules=linked)) == {"stored": 1}
         (source / "more").unlink()
         if whole:
             break

@@ -397,7 +397,7 @@ def test_a_run_that_is_told_to_stop_says_so_and_goes_on_later(
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert lines[-1]["type"] == "finish"
     assert lines[-1]["status"] == status
-    assert lines[0]["params"]["rules"] == {"allow_gaps": False, "burned_in": "quarantine"}
+    assert lines[0]["params"]["rules"] == {"allow_gaps": False, "burned_in": "quarantine", "follow_links": False}
     assert Pool.open(tmp_path / "pool").instances.height == 0
     ingest([export], Pool.open(tmp_path / "pool", KEY), KEY)
     expect_same(tmp_path / "pool", whole)
