@@ -13,6 +13,7 @@ from medssl.core.errors import StudyError
 from medssl.data.balance import Balance
 from medssl.data.layout import Layout
 from medssl.data.prepared import Prepared
+from medssl.pool.remote import bounded
 
 Rows = NDArray[np.int64]
 
@@ -72,7 +73,7 @@ class Sampler:
         """Return the sampler of prepared volumes: local reads, or groups of ``balance`` equally frequent."""
         plain = cls(len(data), batch_size, accumulate, seed, crops)
         if balance is None:
-            order: Order = Layout.of(data.catalog.volumes)
+            order: Order = Layout.of(data.catalog.volumes, bounded(data.shards.parent))
         else:
             order = Balance.of(data.catalog.volumes[balance].to_list(), plain.reads_per_epoch)
         return cls(len(data), batch_size, accumulate, seed, crops, order)

@@ -169,10 +169,15 @@ def shard_file(shards: Path, shard: int) -> Iterator[Path]:
         _fetch(copy, shards, path)
 
 
+def bounded(pool: Path) -> Copy | None:
+    """Return the record of a pool whose shards come and go, None for any other."""
+    copy = _copy(pool)
+    return copy if copy is not None and copy.most_bytes is not None else None
+
+
 def is_bounded(pool: Path) -> bool:
     """Say whether shards of this pool come and go."""
-    copy = _copy(pool)
-    return copy is not None and copy.most_bytes is not None
+    return bounded(pool) is not None
 
 
 def _copy(pool: Path) -> Copy | None:

@@ -12,12 +12,14 @@ from medssl.core.collectives import rank
 from medssl.core.errors import EncoderError, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.types import Geometry
+from medssl.data.prepared import Prepared
 from medssl.engine import checkpoint
 from medssl.engine.distributed import told
 from medssl.models.build import build_encoder, load_encoder
 from medssl.models.encoders.base import ENCODERS, Encoder
 from medssl.pool.lock import locked
 from medssl.pool.pool import Pool
+from medssl.pool.remote import bounded
 from medssl.study import Recipe, Study
 from medssl.tracking.journal import Journal
 from medssl.tracking.mlflow_sink import MlflowSink
@@ -136,6 +138,12 @@ def sink(study: Study) -> MlflowSink:
 def marks(pool: Pool, **more: str) -> dict[str, str]:
     """Return the fingerprints of what a run on ``pool`` depends on."""
     return {"pool.images": pool.fingerprints.images, "pool.labels": pool.fingerprints.labels, **more}
+
+
+def cache_of(data: Prepared) -> dict[str, float]:
+    """Return what a resumed run must find unchanged where shards come and go: the order of an epoch follows it."""
+    copy = bounded(data.shards.parent)
+    return {} if copy is None or copy.most_bytes is None else {"pool pull --most-gb": copy.most_bytes / 1e9}
 
 
 def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEncoder:

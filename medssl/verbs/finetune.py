@@ -27,7 +27,7 @@ from medssl.models.build import seeded
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.tracking.journal import Journal
-from medssl.verbs.context import FoundEncoder, find_encoder, flat, marks, running, unfinished
+from medssl.verbs.context import FoundEncoder, cache_of, find_encoder, flat, marks, running, unfinished
 from medssl.verbs.evaluate import latest_verdict, refuse_no_go
 from medssl.verbs.result import Result
 
@@ -100,7 +100,11 @@ def _trained(
     feed = TrainingFeed(labelled, config.views, sampler, loop.workers, targets, share=(rank(), world_size()))
     volumes = labelled.catalog.volumes["volume"].to_list()
     # Labels of other tasks, and of who is not trained on, may come while a run is stopped.
-    known = {**prints, "pool.labels": fingerprint(list(zip(volumes, targets.tolist(), strict=True)), classes)}
+    known = {
+        **prints,
+        **cache_of(labelled),
+        "pool.labels": fingerprint(list(zip(volumes, targets.tolist(), strict=True)), classes),
+    }
     session = Session(
         journal.folder,
         journal,

@@ -27,7 +27,7 @@ from medssl.models.adapt import load_weights
 from medssl.models.build import build_encoder, save_encoder, seeded, verify_reload
 from medssl.pool.pool import Pool
 from medssl.study import Choice, Recipe, Study, digest_of
-from medssl.verbs.context import flat, is_unfinished, marks, running, unfinished
+from medssl.verbs.context import cache_of, flat, is_unfinished, marks, running, unfinished
 from medssl.verbs.result import Result
 from medssl.verbs.watch import spread, watch
 
@@ -77,7 +77,7 @@ def fit(study: Study, recipe: Recipe, pool: Pool, data: Prepared, *, kind: str, 
         raise PoolError(f"{pool.path}: no volume of a dev patient to train on; ingest more patients")
     fingerprint = study.pretraining(pool.fingerprints.images, recipe)
     stopped = unfinished(study, kind, ("pretraining", fingerprint)) if resume else None
-    identity, recipe = _identity(study, recipe, pool), settled(recipe, len(dev))
+    identity, recipe = _identity(study, recipe, pool) | cache_of(dev), settled(recipe, len(dev))
     prints = marks(pool, pretraining=fingerprint)
     with running(study, kind, prints, recipe=recipe, resumed=stopped.folder if stopped else None) as journal:
         method = make_method(recipe, dev, study.seed, journal.note)
