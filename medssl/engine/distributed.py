@@ -21,9 +21,9 @@ from medssl.core.errors import MedsslError, TrainingError
 from medssl.engine.optim import LoopConfig
 from medssl.models.encoders.base import Encoder
 
-HOST_TIMEOUT = timedelta(days=2)  # others wait this long while rank 0 prepares a pool
+HOST_TIMEOUT = timedelta(days=2)  # ranks wait this long for one that prepares a pool or scores its share
 
-_hosts: list[Any] = []  # for what takes hours on rank 0; gradients keep torch's own limit
+_hosts: list[Any] = []  # for what takes hours on a rank; gradients keep torch's own limit
 
 T = TypeVar("T")
 
@@ -86,8 +86,22 @@ def told(value: T) -> T:
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, group=_hosts[-1] if _hosts else None)
+    dist.broadcast_object_list(box, group=_patient())
     return box[0]
+
+
+def everyone(value: T) -> list[T]:
+    """Return every rank's value in order of rank, however long one takes to come."""
+    if world_size() == 1:
+        return [value]
+    boxes = [value] * world_size()
+    dist.all_gather_object(boxes, value, group=_patient())
+    return boxes
+
+
+def _patient() -> Any:
+    """Return the group that waits for `HOST_TIMEOUT`; the default one where `processes` did not start the others."""
+    return _hosts[-1] if _hosts else None
 
 
 def agreed(flag: bool) -> bool:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from medssl.data.covers import CORNER, FRAME, GRID, MEAN, SIGMA, SPREAD, Cover, 
 from medssl.data.crops import windows
 from medssl.data.prepared import Prepared
 from medssl.data.views import make_views
+from medssl.engine.distributed import everyone
 from medssl.engine.parts import Parts, weights_mark
 from medssl.methods.base import SCORING_BATCH, Method
 from medssl.models.encoders.base import Encoder, TokenEncoder
@@ -160,16 +160,8 @@ def _scored(score: Callable[[Block], Tensor], data: Prepared, parts: Parts | Non
                     parts.write(i, volumes, found)
             own[i] = found
             shown.advance(len(chunks[i]))
-    everyone = _gathered(own)
-    return np.concatenate([everyone[i] for i in range(len(chunks))]) if chunks else np.zeros(0)
-
-
-def _gathered(own: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
-    if world_size() == 1:
-        return own
-    boxes: list[dict[int, NDArray[Any]]] = [{} for _ in range(world_size())]
-    dist.all_gather_object(boxes, own)
-    return {i: values for box in boxes for i, values in box.items()}
+    made = {i: values for part in everyone(own) for i, values in part.items()}
+    return np.concatenate([made[i] for i in range(len(chunks))]) if chunks else np.zeros(0)
 
 
 def _chunk(score: Callable[[Block], Tensor], data: Prepared, rows: NDArray[np.int64]) -> NDArray[Any]:

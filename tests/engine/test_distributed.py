@@ -2,12 +2,18 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
+import torch.distributed as dist
 from memory_feed import CPU, IMAGES, Images, Memory, Ready, method
 from ranks import on_ranks
 from torch import nn
@@ -15,7 +21,7 @@ from torch import nn
 from medssl.core.batch import Views
 from medssl.core.collectives import gathered, rank, summed, world_size
 from medssl.core.errors import Preempted
-from medssl.engine import checkpoint
+from medssl.engine import checkpoint, scoring
 from medssl.engine.distributed import agreed, first, full, told, whole
 from medssl.engine.loop import Session, train
 from medssl.engine.optim import LoopConfig
@@ -120,6 +126,40 @@ def test_collectives_gather_in_rank_order_with_gradient_and_agree() -> None:
         assert rows == [[1.0], [1.0], [2.0], [2.0]]
         assert gradient == [[4.0 * index], [4.0 * index + 2.0]]  # each rank's loss counts
         assert (total, asked, told_by, worked) == (3.0, (True, False), 0, "done")
+
+
+class _Volumes:
+    """Two chunks of volumes, one for each of two ranks."""
+
+    catalog = SimpleNamespace(volumes=pl.DataFrame({"volume": range(2 * scoring.CHUNK)}))
+
+    def __len__(self) -> int:
+        return 2 * scoring.CHUNK
+
+
+def _impatient() -> Any:
+    """Score where one rank takes longer than the default group waits; and see that this group does not wait."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1), dist.group.WORLD)
+
+    def chunk(score: Any, data: Any, rows: np.ndarray) -> np.ndarray:
+        time.sleep(3 * rank())
+        return rows * 2.0
+
+    scoring._chunk = chunk
+    made: Any = _Volumes()
+    found = scoring._scored(lambda block: block.images, made, None, "score")
+    time.sleep(3 * rank())
+    try:
+        dist.all_gather_object([None, None], 0)
+    except RuntimeError:
+        return found.tolist(), "timed out"
+    return found.tolist(), "waited"
+
+
+def test_scores_of_a_rank_that_takes_longer_than_gradients_may_are_waited_for() -> None:
+    for found, default_group in on_ranks(2, _impatient):
+        assert found == [2.0 * row for row in range(2 * scoring.CHUNK)]
+        assert default_group == "timed out"
 
 
 def _stopped_by_one(folder: Path) -> str:
