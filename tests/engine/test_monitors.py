@@ -192,6 +192,32 @@ def test_the_advice_follows_the_facts(
     assert [o for o in options if o in told] == [o for o in options if any(o in word for word in words)]
 
 
+@pytest.mark.parametrize(
+    ("environment", "workers"),
+    [
+        ({}, 7),
+        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "16"}, 1),  # torchrun: four processes share these cores
+        ({"SLURM_NTASKS_PER_NODE": "8", "SLURM_NTASKS": "16", "WORLD_SIZE": "16"}, 7),  # srun: they are the task's own
+    ],
+)
+def test_workers_are_advised_by_the_cores_that_a_process_has(
+    environment: dict[str, str], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = advice(LoopConfig(workers=0), compressed=False, cropped=False, cores=8)
+    assert told.startswith(f"raise loop.workers from 0 to {workers} ")
+
+
+def test_workers_are_advised_alike_on_each_of_srun_s_tasks() -> None:
+    assert {told.split(" (")[0] for told in on_ranks(2, _advised)} == {"raise loop.workers from 0 to 7"}
+
+
+def _advised() -> str:
+    return advice(LoopConfig(workers=0), compressed=False, cropped=False, cores=8)
+
+
 def test_the_machine_is_read_at_reports_only(tmp_path: Path) -> None:
     monitor = SystemMonitor(tmp_path)
     assert monitor.after_step(ANYTHING, Progress(1, 9), {}) is None

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from medssl.core.batch import Progress
-from medssl.core.collectives import world_size
 from medssl.engine.monitors.base import Observation
 from medssl.engine.optim import LoopConfig
 
@@ -41,9 +40,10 @@ def advice(loop: LoopConfig, *, compressed: bool, cropped: bool, cores: int) -> 
     """Return what to change where the loader is too slow, the cheapest first.
 
     ``compressed``: prepared volumes are decoded when they are read. ``cropped``: several crops can come from one
-    block that is read. ``cores``: of this machine, shared by its processes.
+    block that is read. ``cores``: `usable_cores`, which the processes that torchrun started here share; srun gives each
+    of its tasks cores of its own.
     """
-    here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+    here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     share = max(1, cores // here - 1)  # one is for training itself
     options = []
     if loop.workers < share:
