@@ -136,7 +136,9 @@ def evaluate(
     task: Task = None,
     encoder: Annotated[
         list[str] | None,
-        typer.Option("--encoder", metavar="RUN|PATH", help="of several the first is judged; default: the latest"),
+        typer.Option(
+            "--encoder", metavar="RUN|PATH[:best]", help="of several the first is judged; default: the latest"
+        ),
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="how many labels are needed, too; takes long")] = False,
     json: Json = False,

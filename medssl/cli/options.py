@@ -25,7 +25,8 @@ PoolFolder = Annotated[Path, typer.Argument(metavar="POOL", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Task = Annotated[str | None, typer.Option("--task", help="which of the study's tasks; not needed where there is one")]
 EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", metavar="RUN|PATH", help="default: the latest that fits the study")
+    str | None,
+    typer.Option("--encoder", metavar="RUN|PATH[:best]", help="default: the latest that fits; :best, its best kNN"),
 ]
 KeyFile = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="default: ~/.config/medssl/key, made if absent")

@@ -1,8 +1,8 @@
 """Checkpoints appear whole, say which study they belong to, and bring back every bit of state.
 
-``checkpoints/step-00000120.pt`` holds model, optimiser, scaler and step; the last few are kept, and ``best.pt``. There
-is no generator to save: the loop keys it by seed and step, and the sampler is a function of the step. Tensors are
-saved whole, so that a run goes on with another number of processes.
+``checkpoints/step-00000120.pt`` holds model, optimiser, scaler and step; the last few are kept, and the best one,
+``best-00000080.pt``. There is no generator to save: the loop keys it by seed and step, and the sampler is a function of
+the step. Tensors are saved whole, so that a run goes on with another number of processes.
 """
 
 from __future__ import annotations
@@ -59,8 +59,17 @@ def save(folder: Path, state: State, *, keep: int) -> None:
 
 
 def save_best(folder: Path, state: State) -> None:
-    """Write the checkpoint that a monitor liked best so far; as `save`."""
-    alone(lambda: _write(folder / FOLDER / "best.pt", state))
+    """Write the checkpoint that a monitor liked best so far, then drop the one before; as `save`."""
+    path = folder / FOLDER / f"best-{state['step']:08d}.pt"
+    alone(lambda: _write(path, state))
+    for old in _bests(folder) if rank() == 0 else ():
+        if old != path:
+            _remove(old)
+
+
+def _bests(folder: Path) -> list[Path]:
+    """Return the best checkpoint; two, the newest first, where a process was killed between writing and dropping."""
+    return sorted((folder / FOLDER).glob("best-*.pt"), reverse=True)
 
 
 def _write(path: Path, state: State) -> None:
@@ -145,7 +154,30 @@ def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> State:
         TrainingError: none can be read.
     """
     found = kept(folder)
-    for path in found:
+    state = _first_readable(found, say)
+    if state is None:
+        what = f"{len(found)} checkpoints cannot be read" if found else "no checkpoint"
+        raise TrainingError(f"{folder.name}: {what}; train again without --resume")
+    return state
+
+
+def best(folder: Path) -> State:
+    """Return the state that the run's monitors liked best.
+
+    Raises:
+        TrainingError: there is none, or it cannot be read.
+    """
+    found = _bests(folder)
+    state = _first_readable(found)
+    if state is None:
+        what = f"{found[0].name} cannot be read" if found else "it kept none, having seen no kNN of labelled patients"
+        raise TrainingError(f"{folder.name}:best: {what}; name the run alone for its last weights")
+    return state
+
+
+def _first_readable(paths: list[Path], say: Callable[[str], None] = lambda _: None) -> State | None:
+    """Return the first state whose file has its digest; a damaged one is said."""
+    for path in paths:
         try:
             if _digest_file(path).read_text() != _digest(path):
                 raise ValueError
@@ -153,8 +185,7 @@ def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> State:
             return state
         except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
             say(f"{path.name} cannot be read ({type(error).__name__}); going back to the checkpoint before")
-    what = f"{len(found)} checkpoints cannot be read" if found else "no checkpoint"
-    raise TrainingError(f"{folder.name}: {what}; train again without --resume")
+    return None
 
 
 def sweep(folder: Path) -> None:

@@ -32,10 +32,9 @@ from medssl.evaluation.problem import Kind, Rows
 from medssl.evaluation.results import Comparison
 from medssl.evaluation.shortcuts import covering_audit, pretext_audit, region_audit, texture_audit
 from medssl.evaluation.view_strength import view_audit
-from medssl.methods.base import METHODS
 from medssl.pool.pool import Pool
 from medssl.study import Study
-from medssl.verbs.context import UNTRAINED, FoundEncoder, score_folder
+from medssl.verbs.context import UNTRAINED, FoundEncoder, method_of, score_folder
 from medssl.verbs.domains import domain, is_enough
 from medssl.verbs.looks import Looks, looked_at
 from medssl.verbs.pretrain import load_method
@@ -132,13 +131,11 @@ def _pretext(study: Study, pool: Pool, found: FoundEncoder, looks: Looks) -> lis
 
 def _views(study: Study, found: FoundEncoder, looks: Looks) -> list[Audit]:
     """Draw two views of dev images as pretraining did; one view of the recipe twice, where it has one."""
-    about = found.about.get("method")
     dev = np.flatnonzero(looks.problem.roles == str(Role.DEV))[:VIEWED]
     patients = looks.problem.patients[dev]
-    if about is None or len(np.unique(patients)) < 2:
+    if "method" not in found.about or len(np.unique(patients)) < 2:
         return []
-    plugin = METHODS.load(about["name"])
-    config = plugin.config_class.parse({k: v for k, v in about.items() if k != "name"}, "encoder.json")
+    plugin, config = method_of(found.about)
     views = plugin.views(config, looks.data.geometry).views
     keys = torch.from_numpy(view_keys(study.seed, VIEW_EPOCH, looks.data.keys[dev], 2))
     images = looks.data.images(dev)

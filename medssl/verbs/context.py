@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.collectives import rank
+from medssl.core.config import Config, fingerprint
 from medssl.core.errors import EncoderError, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.types import Geometry
 from medssl.data.prepared import Prepared
 from medssl.engine import checkpoint
 from medssl.engine.distributed import told
-from medssl.models.build import build_encoder, load_encoder
+from medssl.methods.base import METHODS, Method
+from medssl.models.build import build_encoder, load_encoder, seeded
 from medssl.models.encoders.base import ENCODERS, Encoder
 from medssl.pool.lock import locked
 from medssl.pool.pool import Pool
@@ -26,6 +28,7 @@ from medssl.tracking.mlflow_sink import MlflowSink
 from medssl.tracking.records import RunRecord, latest, read_runs
 
 UNTRAINED = 3  # encoders with random weights, over whose luck figures are averaged
+BEST = ":best"  # after a run or folder: its weights of the best kNN, in place of the last ones
 PRIVATE = ("pool", "workspace", "tracking", "init")  # paths may hold a user's name, an address a password
 
 
@@ -34,7 +37,7 @@ class FoundEncoder:
     """A pretrained encoder and where it came from.
 
     ``run`` is None for a folder outside the workspace; ``images``, the fingerprint of those that the run was given, is
-    then empty.
+    then empty. The weights of the best kNN have a ``fingerprint``, and so verdicts and scores, of their own.
     """
 
     encoder: Encoder
@@ -42,6 +45,12 @@ class FoundEncoder:
     fingerprint: str
     run: str | None
     images: str = ""
+    is_best: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a result calls it."""
+        return (self.run or self.fingerprint) + (BEST if self.is_best else "")
 
     @property
     def parents(self) -> dict[str, str]:
@@ -147,31 +156,57 @@ def cache_of(data: Prepared) -> dict[str, float]:
 
 
 def find_encoder(study: Study, pool: Pool, asked: str | None = None) -> FoundEncoder:
-    """Return the encoder asked for (a run or a folder), else the latest finished pretraining of this very study.
+    """Return the encoder asked for, else the latest finished pretraining of this very study.
+
+    Args:
+        study: whose preparation the encoder must share.
+        pool: whose images the default was pretrained on.
+        asked: a run or a folder; with ``:best`` after it, its weights of the best kNN in place of the last ones.
 
     Raises:
         EncoderError: none fits (names the candidates), or it was prepared for other images.
+        TrainingError: ``:best`` of a run that kept none.
     """
     wanted = study.pretraining(pool.fingerprints.images)
     finished = [r for r in read_runs(study.workspace) if r.kind == "pretrain" and r.status == "finished"]
+    place, is_best = (asked or "").removesuffix(BEST), (asked or "").endswith(BEST)
     if asked is None:
         fitting = [r for r in finished if r.fingerprints.get("pretraining") == wanted]
         if not fitting:
             raise EncoderError(_nothing_fits(study, wanted, finished))
         run: RunRecord | None = fitting[-1]
     else:
-        run = next((r for r in finished if asked == r.id or Path(asked).resolve() == r.folder.resolve()), None)
-    if run is None and not (Path(str(asked)) / "encoder.json").is_file():
+        run = next((r for r in finished if place == r.id or Path(place).resolve() == r.folder.resolve()), None)
+    if run is None and not (Path(place) / "encoder.json").is_file():
         raise EncoderError(
             f"--encoder {asked}: neither a finished run nor a folder with encoder.json; {_known(finished)}"
         )
-    folder = run.folder if run is not None else Path(str(asked))
+    folder = run.folder if run is not None else Path(place)
     encoder, about = load_encoder(folder)
     if about.get("prepare") != study.prepare.data():
         raise EncoderError(f"encoder {folder.name} was made for another `prepare` section; use the study it came from")
+    if is_best:
+        encoder, about = _best(encoder, about, folder)
     if run is None:
-        return FoundEncoder(encoder, about, about["fingerprint"], None)
-    return FoundEncoder(encoder, about, about["fingerprint"], run.id, run.fingerprints.get("pool.images", ""))
+        return FoundEncoder(encoder, about, about["fingerprint"], None, is_best=is_best)
+    images = run.fingerprints.get("pool.images", "")
+    return FoundEncoder(encoder, about, about["fingerprint"], run.id, images, is_best)
+
+
+def _best(encoder: Encoder, about: Mapping[str, Any], folder: Path) -> tuple[Encoder, dict[str, Any]]:
+    """Return what the method of the run in ``folder`` would have exported at its best, and its description."""
+    state = checkpoint.best(folder)
+    plugin, config = method_of(about)
+    method: Method[Any] = seeded(lambda: plugin(config, encoder), "method", 0)
+    method.load_state_dict(state["model"])
+    return method.export(), {**about, "fingerprint": fingerprint(about["fingerprint"], "best", state["step"])}
+
+
+def method_of(about: Mapping[str, Any]) -> tuple[type[Method[Any]], Config]:
+    """Return the method of a description of an encoder, and how it was configured when it ran."""
+    plugin: type[Method[Any]] = METHODS.load(about["method"]["name"])
+    settings = {k: v for k, v in about["method"].items() if k != "name"}
+    return plugin, plugin.config_class.parse(settings, "encoder.json")
 
 
 def _nothing_fits(study: Study, wanted: str, finished: list[RunRecord]) -> str:

@@ -55,9 +55,7 @@ def embed(study: Study, *, encoder: str | None = None, out: Path | None = None, 
             journal.finish(summary={"volumes": len(data), "width": features.shape[1]})
     facts = {"run": journal.id, "volumes": len(data), "width": features.shape[1], "out": str(place)}
     facts |= {"pretext": pretext.run.id} if pretext else {}
-    said = (
-        f"{len(data)} volumes embedded by {found.run or found.fingerprint}, {features.shape[1]} numbers each: {place}"
-    )
+    said = f"{len(data)} volumes embedded by {found.name}, {features.shape[1]} numbers each: {place}"
     left_out = len(pool.catalog) - data.catalog.volumes.select(whole().n_unique()).item()
     more = [f"{left_out} volumes are not of the encoder's axes"] if left_out else []
     more += [f"pretext losses by {pretext.run.id}"] if pretext else []

@@ -90,7 +90,7 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
 def _curved(subject: Subject, others: Sequence[FoundEncoder], folder: Path) -> dict[str, Any]:
     """Return what ``curve.json`` says."""
     study, problem, level = subject.study, subject.problem, subject.study.evaluation.level
-    encoders = {"encoder": subject.found, **{one.run or one.fingerprint: one for one in others}}
+    encoders = {"encoder": subject.found, **{one.name: one for one in others}}
     found = label_efficiency(
         study, encoders, subject.data, problem.task, problem, folder, metric=subject.metric, level=level
     )
@@ -118,7 +118,7 @@ def _compared(subject: Subject, others: Sequence[FoundEncoder]) -> dict[str, dic
     for other in others:
         theirs = replace(subject, found=other).predicted
         figures = {"linear": judge.score(theirs), "difference": judge.difference(subject.predicted, theirs)}
-        made[other.run or other.fingerprint] = _plain(figures)
+        made[other.name] = _plain(figures)
     return made
 
 

@@ -27,7 +27,7 @@ from medssl.models.adapt import load_weights
 from medssl.models.build import build_encoder, save_encoder, seeded, verify_reload
 from medssl.pool.pool import Pool
 from medssl.study import Choice, Recipe, Study, digest_of
-from medssl.verbs.context import cache_of, flat, is_unfinished, marks, running, unfinished
+from medssl.verbs.context import cache_of, flat, is_unfinished, marks, method_of, running, unfinished
 from medssl.verbs.result import Result
 from medssl.verbs.watch import spread, watch
 
@@ -139,8 +139,7 @@ def make_method(recipe: Recipe, data: Prepared, seed: int, say: Callable[[str], 
 
 def load_method(recipe: Recipe, data: Prepared, seed: int, folder: Path) -> Method[Any]:
     """Return the method as the finished run in ``folder`` left it, settled as it was then."""
-    about = {k: v for k, v in read_json(folder / "encoder.json")["method"].items() if k != "name"}
-    config = METHODS.load(recipe.method.name).config_class.parse(about, "encoder.json")
+    _, config = method_of(read_json(folder / "encoder.json"))
     as_trained = recipe.model_copy(update={"method": Choice(recipe.method.name, config), "init": None})
     method = make_method(as_trained, data, seed)
     checkpoint.load_model(folder, method)

@@ -17,6 +17,7 @@ from ranks import PRELOADED
 from medssl.core.errors import Preempted, TrainingError
 from medssl.engine import checkpoint
 from medssl.engine.loop import Session, train
+from medssl.engine.monitors.base import Observation
 from medssl.engine.optim import LoopConfig
 from medssl.engine.step import Stepper
 
@@ -108,7 +109,17 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in checkpoint.kept(tmp_path)} == before
 
 
-def dies(stage: str, folder: Path) -> None:
+class Scores:
+    """A monitor that sees these kNN figures at these steps."""
+
+    def __init__(self, values: dict[int, float]) -> None:
+        self.values = values
+
+    def after_step(self, model: Any, progress: Any, figures: Any) -> Observation | None:
+        return Observation({"knn": self.values[progress.step]}) if progress.step in self.values else None
+
+
+def dies(stage: str, folder: Path, values: dict[int, float]) -> None:
     """Train until the third checkpoint and be killed at a stage of writing it."""
     saves, saved = 0, torch.save
 
@@ -133,17 +144,24 @@ def dies(stage: str, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save, os.fsync, os.replace = save, killed_at("fsync", os.fsync), killed_at("rename", os.replace)
-    run(folder)
+    run(folder, monitors=[Scores(values)])
 
 
-@pytest.mark.parametrize("stage", ["before", "half", "fsync", "rename", "after rename"])
-def test_killed_at_any_stage_of_writing_a_run_goes_on_to_the_same_weights(stage: str, tmp_path: Path) -> None:
+def killed(stage: str, folder: Path, values: dict[int, float]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=dies, args=(stage, tmp_path / "killed"))
+    process = context.Process(target=dies, args=(stage, folder, values))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+
+
+STAGES = pytest.mark.parametrize("stage", ["before", "half", "fsync", "rename", "after rename"])
+
+
+@STAGES
+def test_killed_at_any_stage_of_writing_a_run_goes_on_to_the_same_weights(stage: str, tmp_path: Path) -> None:
+    killed(stage, tmp_path / "killed", {})
     names = [p.name for p in checkpoint.kept(tmp_path / "killed")]
     assert names[0] == ("step-00000012.pt" if stage == "after rename" else "step-00000008.pt")
     whole, again = run(tmp_path / "whole"), run(tmp_path / "killed", resume=True)
@@ -151,21 +169,31 @@ def test_killed_at_any_stage_of_writing_a_run_goes_on_to_the_same_weights(stage:
     assert not list((tmp_path / "killed" / checkpoint.FOLDER).glob(".*"))
 
 
+@STAGES
+def test_killed_at_any_stage_of_writing_a_better_one_leaves_one_that_can_be_read(stage: str, tmp_path: Path) -> None:
+    values = {2: 0.6, 7: 0.9}  # the checkpoints of steps 2, 4 and 7
+    killed(stage, tmp_path, values)
+    assert checkpoint.best(tmp_path)["step"] == (7 if stage == "after rename" else 2)
+    run(tmp_path, resume=True, monitors=[Scores(values)])
+    assert checkpoint.best(tmp_path)["step"] == 7
+    assert [p.name for p in sorted((tmp_path / checkpoint.FOLDER).glob("best*.pt"))] == ["best-00000007.pt"]
+
+
 def test_the_best_by_the_monitors_figure_is_kept_across_a_resume(tmp_path: Path) -> None:
-    class Scores:
-        def __init__(self, values: dict[int, float]) -> None:
-            self.values = values
-
-        def after_step(self, model: Any, progress: Any, figures: Any) -> Any:
-            from medssl.engine.monitors.base import Observation
-
-            return Observation({"knn": self.values[progress.step]}) if progress.step in self.values else None
-
     with pytest.raises(Preempted):
         run(tmp_path, stop_after=9, monitors=[Scores({3: 0.6, 7: 0.9, 9: 0.7})])
     run(tmp_path, resume=True, monitors=[Scores({12: 0.8, 20: 0.85})])
-    state = torch.load(tmp_path / checkpoint.FOLDER / "best.pt", weights_only=True)
+    state = checkpoint.best(tmp_path)
     assert (state["step"], state["kept"]["best"]) == (7, 0.9)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_a_best_one_that_is_damaged_or_was_never_kept_is_one_clear_line(damage: bytes | None, tmp_path: Path) -> None:
+    run(tmp_path, monitors=[] if damage is None else [Scores({3: 0.6})])
+    if damage is not None:
+        (tmp_path / checkpoint.FOLDER / "best-00000003.pt").write_bytes(damage)
+    with pytest.raises(TrainingError, match=r":best: (it kept none|best-00000003\.pt cannot be read)"):
+        checkpoint.best(tmp_path)
 
 
 def test_rolling_back_puts_the_last_checkpoint_s_weights_and_goes_on_with_later_data(tmp_path: Path) -> None:
