@@ -38,7 +38,8 @@ FROM_SCRATCH = frozenset({"scratch", "small_resnet"})
 class GateRule(Config):
     """What an encoder must show; ``margin`` is the smallest difference of the metric that matters.
 
-    Errors in the unit of the labels (MAE) are taken as a share of what a constant guess has.
+    Errors in the unit of the labels (MAE) are taken as a share of what a constant guess has; covered comparisons of
+    numbers are of R², which has no unit.
 
     Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times. Without a
     comparison with each of ``required`` there is no decision; networks learn classes alone, so for other labels none
@@ -137,10 +138,10 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
 def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: GateRule) -> list[Verdict]:
     """Judge every comparison, then those with the frame covered."""
     judged = {name: evaluation.comparison(name) for name in evaluation.differences}
-    margin, num = rule.margin * evaluation.unit, len(judged) + len(covered)
+    num = len(judged) + len(covered)
 
     def asked(name: str, found: Comparison) -> Asked:
-        return Asked(name, margin, num, _at_ceiling(evaluation.metric, found, rule))
+        return Asked(name, rule.margin * found.unit, num, _at_ceiling(found, rule))
 
     plain = {name: _compare(asked(name, found), found) for name, found in judged.items()}
     leads = {name for name, verdict in plain.items() if verdict.decision is Decision.GO}
@@ -239,8 +240,9 @@ def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
     return Verdict(decision, (f"The encoder {finding}: {_figures(found)}.{advice}",))
 
 
-def _at_ceiling(metric: str, found: Comparison, rule: GateRule) -> bool:
-    return metric_named(metric).higher_is_better and min(found.encoder.value, found.baseline.value) >= rule.ceiling
+def _at_ceiling(found: Comparison, rule: GateRule) -> bool:
+    both = min(found.encoder.value, found.baseline.value)
+    return metric_named(found.encoder.metric).higher_is_better and both >= rule.ceiling
 
 
 def _lost(difference: Score, num: int, by: float = 0.0) -> bool:

@@ -28,13 +28,15 @@ def deciding(probes: Mapping[str, Any]) -> str:
 class Comparison:
     """The encoder beside a baseline: both scores, and their difference by one paired bootstrap.
 
-    ``lost``: of comparisons with something covered, how much smaller that made the difference.
+    ``lost``: of comparisons with something covered, how much smaller that made the difference. ``unit``: the error of a
+    constant guess where the metric of these scores has a unit, else 1.
     """
 
     encoder: Score
     baseline: Score
     difference: Score
     lost: Score | None = None
+    unit: float = 1.0
 
     @property
     def vanished(self) -> bool:
@@ -80,7 +82,7 @@ class Evaluation:
         probe = deciding(self.systems[system]) if system == baseline else FEW
         ours = self.systems[ENCODER]
         encoder = ours[FEW] if probe == FEW else ours[deciding(ours)]
-        return Comparison(encoder, self.systems[system][probe], self.differences[baseline])
+        return Comparison(encoder, self.systems[system][probe], self.differences[baseline], unit=self.unit)
 
     def audited(self, audits: Audits) -> Evaluation:
         """Return this evaluation with what the audits found, for the gate to judge by."""

@@ -9,16 +9,22 @@ from medssl.evaluation.results import Comparison, Evaluation
 
 
 def figures(
-    random=(0.1, 0.05, 0.15), pixels=(0.05, 0.01, 0.09), small_resnet=(0.02, 0.0, 0.04), encoder=0.9, num=100, **changes
+    random=(0.1, 0.05, 0.15),
+    pixels=(0.05, 0.01, 0.09),
+    small_resnet=(0.02, 0.0, 0.04),
+    encoder=0.9,
+    num=100,
+    metric="auroc",
+    **changes,
 ):
     """An evaluation whose differences are (value, low, high)."""
 
-    def score(value, low=0.0, high=1.0, name="auroc"):
+    def score(value, low=0.0, high=1.0, name=metric):
         return Score(name, value, low, high, num)
 
     base = Evaluation(
         task="pneumonia",
-        metric="auroc",
+        metric=metric,
         classes=("no", "yes"),
         num_train=200,
         num_val=50,
@@ -32,7 +38,7 @@ def figures(
             "small_resnet": {"few": score(encoder - 0.03 - small_resnet[0])},
         },
         differences={
-            name: score(*difference, "auroc difference")
+            name: score(*difference, f"{metric} difference")
             for name, difference in {"random": random, "pixels": pixels, "small_resnet": small_resnet}.items()
         },
         feature_std=0.5,

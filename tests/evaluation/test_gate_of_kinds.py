@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from hand_made_figures import covered, figures
 
 from medssl.core.score import Score
+from medssl.evaluation import fits
+from medssl.evaluation.audits import Audits
+from medssl.evaluation.evaluate import Systems, evaluate
 from medssl.evaluation.gate import Decision, GateRule, gate
-from medssl.evaluation.problem import Kind
+from medssl.evaluation.judge import Judge
+from medssl.evaluation.problem import Kind, Problem
+from medssl.evaluation.shortcuts import covering_audit
 
 GO, NO_GO, UNDECIDED = Decision.GO, Decision.NO_GO, Decision.UNDECIDED
 
@@ -36,6 +43,27 @@ def test_the_margin_of_an_error_is_a_share_of_what_a_constant_guess_has():
     assert years.verdict.decision is GO
     assert "not worse (by 0.06) than raw pixels" in " ".join(years.verdict.reasons)
     assert replace(years, unit=1.0).verdict.decision is UNDECIDED
+
+
+@pytest.mark.parametrize("unit", [1, 3000])
+def test_a_good_encoder_of_numbers_goes_whatever_the_unit_of_the_labels(unit):
+    """Its errors have that unit, its covered comparisons (of R², as audits of a pool judge numbers) have none."""
+    rng, num = np.random.default_rng(0), 900
+    latent = rng.normal(size=num)
+    roles = np.array(["dev", "val", "test"])[np.searchsorted([0.5, 0.65], rng.random(num))].tolist()
+    people = [f"p{i}" for i in range(num)]
+    problem = Problem.of("t", [f"{unit * (50 + v)}" for v in latent], roles, people, kind=Kind.REGRESSION)
+    noises = {"encoder": 0.2, "random": 2.5, "pixels": 1.5}
+    x = {name: latent[:, None] + noise * rng.normal(size=(num, 4)) for name, noise in noises.items()}
+    probes = {name: {"linear": fits.linear_fit(problem, seen)} for name, seen in x.items()}
+    judge = Judge(problem, "r2", num_resamples=200)
+    plain = {name: judge.predicted(found["linear"]) for name, found in probes.items()}
+    covered = covering_audit(judge, "frame", plain, plain)[1]
+    measured = evaluate(problem, Systems(probes, x["encoder"]), num_resamples=200)
+    verdict = measured.audited(Audits((), covered)).verdict
+    assert verdict.decision is GO, verdict
+    assert covered["pixels"].unit == 1
+    assert measured.comparison("pixels").unit == pytest.approx(0.8 * unit, rel=0.1)
 
 
 def test_pixels_with_as_few_labels_are_a_baseline_of_their_own():
