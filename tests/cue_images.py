@@ -26,6 +26,8 @@ from medssl.evaluation.shortcuts import covering_audit, region_audit, texture_au
 SIZE, DELTA = 32, 0.05
 CHECKS = (np.indices((4, 4)).sum(0) % 2 - 0.5) * 0.12
 STRIPES = (np.indices((4, 4))[0] // 2 - 0.5) * 0.12
+CROSS, BAR = np.array([[1, -1], [-1, 1]]) * 0.15, np.array([[1, 1], [-1, -1]]) * 0.15
+INSIDE = [(y, x) for y in (4, 26) for x in (4, 26)]  # of 32: beyond the frame's 4, within the corners' 6
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
@@ -41,7 +43,8 @@ def cohort(seed: int, num: int = 400, cue: str | None = None, strength: float = 
     """Return discs anywhere in the middle, half of them with a nodule somewhere inside.
 
     ``cue``: a ``corner`` marker, a bright ``border``, or which of two ``marker`` signs of equal brightness stands
-    somewhere along the border, as often with the disease as ``strength`` says. ``labels`` may be ``shuffled``.
+    somewhere along the border (or, smaller, ``inside`` the frame in a corner), as often with the disease as
+    ``strength`` says. ``labels`` may be ``shuffled``.
     """
     rng = np.random.default_rng((7, seed))
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -64,6 +67,10 @@ def cohort(seed: int, num: int = 400, cue: str | None = None, strength: float = 
             at = rng.integers(SIZE - 4)
             place = (slice(0, 4), slice(at, at + 4)) if rng.integers(2) else (slice(at, at + 4), slice(SIZE - 4, SIZE))
             images[i][place] += CHECKS if shown[i] else STRIPES
+    if cue == "inside":
+        for i in range(num):
+            top, left = INSIDE[rng.integers(4)]
+            images[i, top : top + 2, left : left + 2] += (CROSS if shown[i] else BAR) * rng.choice([-1, 1])
     truth = rng.permutation(sick) if labels == "shuffled" else sick
     roles = np.array(["dev", "val", "test"])[np.searchsorted([0.5, 0.62], rng.random(num))]
     scanner = [f"scanner {i}" for i in rng.integers(3, size=num)]
@@ -115,6 +122,13 @@ def shortcut(images: np.ndarray) -> np.ndarray:
     return np.concatenate([outer.max(2), outer.min(2), outer.std(2), levels], axis=1)
 
 
+def inside_shortcut(images: np.ndarray) -> np.ndarray:
+    """Nothing but which signs stand in the corners just inside the frame, dark on bright or bright on dark."""
+    places = [images[:, 0, top : top + 2, left : left + 2] for top, left in INSIDE]
+    signs = np.stack([[abs((place * sign).sum((1, 2))) for place in places] for sign in (CROSS, BAR)])  # 2 4 N
+    return np.concatenate([*signs, signs.max(1)]).T
+
+
 def other_domain(images: np.ndarray) -> np.ndarray:
     """Principal components of stripes, on which such an encoder was trained."""
     rng = np.random.default_rng(3)
@@ -151,15 +165,15 @@ def audited(made: Cohort, encode: Encode, num_resamples: int = 300, *, pixels: b
     plain = {name: predicted(judge, made.images, system) for name, system in systems.items()}
     found: list[Audit] = []
     compared = {}
-    for region, see in ((Cover.FRAME, frame), (Cover.CORNERS, corners)):
+    for region, see, covering in ((Cover.FRAME, frame, Cover.BORDER), (Cover.CORNERS, corners, Cover.CORNERS)):
         alone = judge.predicted(fits.pca_fit(made.problem, see(made.images)))
         readers = {"pixels": alone}
         if region is Cover.FRAME:
             readers["encoder"] = predicted(judge, cover(made.images, Cover.INTERIOR), encode)
         found.append(region_audit(judge, str(region), readers, plain["encoder"], DELTA))
-        hidden = cover(made.images, region)
+        hidden = cover(made.images, covering)
         without = {name: predicted(judge, hidden, system) for name, system in systems.items()}
-        one, compared[region] = covering_audit(judge, str(region), plain, without)
+        one, compared[covering] = covering_audit(judge, str(covering), plain, without)
         found.append(one)
     changed = [predicted(judge, cover(made.images, c), encode) for c in (Cover.LOW_PASS, Cover.PATCH_SHUFFLE)]
     found.append(texture_audit(judge, plain["encoder"], *changed, DELTA))
@@ -172,7 +186,7 @@ def audited(made: Cohort, encode: Encode, num_resamples: int = 300, *, pixels: b
     x, how = {"encoder": encode(made.images)}, {"seed": 0, "num_resamples": num_resamples}
     scanner = group_audit(judge, made.problem, "scanner", x, DELTA, **how)
     found += [scanner] if scanner else []
-    return Audits(tuple(found), compared[Cover.FRAME])
+    return Audits(tuple(found), compared[Cover.BORDER])
 
 
 def gated(made: Cohort, encode: Encode, num_resamples: int = 300, *, closely: bool = True) -> Evaluation:

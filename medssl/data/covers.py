@@ -27,6 +27,7 @@ class Cover(StrEnum):
 
     FRAME = "frame"
     CORNERS = "corners"
+    BORDER = "border"  # frame and corners
     INTERIOR = "interior"  # all but the frame
     LOW_PASS = "low_pass"
     PATCH_SHUFFLE = "patch_shuffle"
@@ -69,18 +70,19 @@ def covered(
 def region(
     shape: tuple[int, ...], cover: Cover, *, first: Tensor | None = None, extent: Tensor | None = None
 ) -> Tensor:
-    """Return which voxels belong to the frame, the corners or the interior, ``B *S`` (``B`` = 1 without a place)."""
+    """Return which voxels belong to frame, corners, border or interior, ``B *S`` (``B`` = 1 without a place)."""
     first = torch.zeros(1, len(shape)) if first is None else first
     extent = torch.tensor([shape]) if extent is None else extent
-    share = CORNER if cover is Cover.CORNERS else FRAME
-    outer = []
+    places = []
     for axis in (-2, -1):
         place = (first[:, axis, None].cpu() + torch.arange(shape[axis]) + 0.5) / extent[:, axis, None].cpu()  # B n
         sizes = [1] * len(shape)
         sizes[axis] = shape[axis]
-        outer.append(((place < share) | (place > 1 - share)).view(-1, *sizes))
-    found = outer[0] & outer[1] if cover is Cover.CORNERS else outer[0] | outer[1]
-    return (~found if cover is Cover.INTERIOR else found).expand(-1, *shape)
+        places.append(place.view(-1, *sizes))
+    frame, corner = ([(p < share) | (p > 1 - share) for p in places] for share in (FRAME, CORNER))
+    around, corners = frame[0] | frame[1], corner[0] & corner[1]
+    found = {Cover.CORNERS: corners, Cover.BORDER: around | corners, Cover.INTERIOR: ~around}.get(cover, around)
+    return found.expand(-1, *shape)
 
 
 def shuffled(images: Tensor, keys: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Audits:
-    """All of them; ``covered``: the encoder beside its baselines with the frame of every image covered."""
+    """All of them; ``covered``: the encoder beside its baselines with the border of every image covered."""
 
     found: tuple[Audit, ...] = ()
     covered: Mapping[str, Comparison] = field(default_factory=dict)

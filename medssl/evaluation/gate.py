@@ -44,7 +44,7 @@ class GateRule(Config):
     Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times. Without a
     comparison with each of ``required`` there is no decision; networks learn classes alone, so for other labels none
     from scratch is asked for, and the verdict says so. With ``shortcut``, an encoder that is better than the
-    random one only while it sees the frame of the image is refused. Audits named in ``refuse_on`` refuse an encoder
+    random one only while it sees the border of the image is refused. Audits named in ``refuse_on`` refuse an encoder
     when they warn; the warnings of others are said, and decide nothing.
     """
 
@@ -95,11 +95,11 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
        - *any other baseline, yes*: the whole interval is above minus the margin (non-inferior).
 
        A required baseline that is missing says neither yes nor no.
-    4. **Shortcut**: the same with the frame of every image covered, where an audit compared that. A covered image is
-       strange to an encoder, which costs it a little, and nothing to a baseline that learns it anew. So a *no* is a
-       loss proven to be more than the margin, shown to be as good as no pretraining, or a lead over the random encoder
-       that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be superior to the
-       random encoder, and no *no* beside others.
+    4. **Shortcut**: the same with the border of every image (its frame and its corners) covered, where an audit compared
+       that. A covered image is strange to an encoder, which costs it a little, and nothing to a baseline that learns it
+       anew. So a *no* is a loss proven to be more than the margin, shown to be as good as no pretraining, or a lead
+       over the random encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to
+       be superior to the random encoder, and no *no* beside others.
     5. An audit of ``refuse_on`` that warns turns ``go`` into ``no_go``.
 
     Several comparisons: ``go`` needs every one of them, so no number of baselines makes a false ``go`` likelier than
@@ -129,14 +129,14 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     decision = next(d for d in (Decision.NO_GO, Decision.UNDECIDED, Decision.GO) if d in said)
     reasons = tuple(reason for f in findings if f.decision is decision for reason in f.reasons)
     if decision is Decision.GO and rule.shortcut and not covered:
-        reasons += ("Whether it needs the frame of the image is not known: nothing was compared with it covered.",)
+        reasons += ("Whether it needs the border of the image is not known: nothing was compared with it covered.",)
     if decision is Decision.GO and not learns:
         reasons += (f"Networks learn classes alone: no one from scratch stands beside it on {evaluation.kind} labels.",)
     return Verdict(decision, (*reasons, *warned))
 
 
 def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: GateRule) -> list[Verdict]:
-    """Judge every comparison, then those with the frame covered."""
+    """Judge every comparison, then those with the border covered."""
     judged = {name: evaluation.comparison(name) for name in evaluation.differences}
     num = len(judged) + len(covered)
 
@@ -222,20 +222,20 @@ def _compare(asked: Asked, found: Comparison) -> Verdict:
 
 
 def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
-    """Judge a comparison made with the frame covered; ``led``: whether the encoder passed with the frame in sight."""
+    """Judge a comparison made with the border covered; ``led``: whether the encoder passed with it in sight."""
     difference, other = found.difference, _named(asked.name)
     no_better = asked.is_random and difference.high < asked.margin
     vanished = asked.is_random and found.vanished
     if _lost(difference, asked.num, by=asked.margin) or no_better or vanished:
         decision = Decision.NO_GO
-        finding = f"holds its own against {other} only while it sees the frame of the image; with the frame covered"
+        finding = f"holds its own against {other} only while it sees the border of the image; with it covered"
         if not led:
-            finding = f"is no better than {other} with the frame of every image covered, either"
+            finding = f"is no better than {other} with the border of every image covered, either"
     elif difference.low > 0 or not asked.is_random:
         how = "is better than" if difference.low > 0 else "is not shown to be worse than"
-        decision, finding = Decision.GO, f"{how} {other} with the frame of every image covered, too"
+        decision, finding = Decision.GO, f"{how} {other} with the border of every image covered, too"
     else:
-        decision, finding = Decision.UNDECIDED, f"is not yet told apart from {other} with the frame covered"
+        decision, finding = Decision.UNDECIDED, f"is not yet told apart from {other} with the border covered"
     advice = _advice(difference, 0.0) if decision is Decision.UNDECIDED else ""
     return Verdict(decision, (f"The encoder {finding}: {_figures(found)}.{advice}",))
 

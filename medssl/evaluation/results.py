@@ -54,7 +54,7 @@ class Evaluation:
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
     deciding probes; of few labels under ``…_few``) are empty where the labels allow no figure; the verdict then says
     what is missing. ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
-    comparisons with the frame of every image covered, ``warnings`` what the audits warn of, by audit: both come from
+    comparisons with the border of every image covered, ``warnings`` what the audits warn of, by audit: both come from
     audits, and are empty without.
     """
 

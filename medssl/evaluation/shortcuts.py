@@ -21,7 +21,11 @@ from medssl.evaluation.problem import Floats
 from medssl.evaluation.results import ENCODER, Comparison
 
 QUESTIONS = 3  # whether pixels or the encoder read the frame, or pixels the corners: one false alarm among them is one
-REGIONS = {"frame": "the frame of the image", "corners": "the corners of the image"}
+REGIONS = {
+    "frame": "the frame of the image",
+    "corners": "the corners of the image",
+    "border": "the border of the image",
+}
 
 
 def region_audit(judge: Judge, region: str, readers: Mapping[str, Floats], encoder: Floats, delta: float) -> Audit:

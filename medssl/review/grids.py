@@ -122,12 +122,14 @@ def domains(data: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def covered(data: Mapping[str, Any]) -> Grid:
-    """Return a row a baseline: the comparison with the frame of every image covered."""
+    """Return a row a baseline: the comparison with the border of every image covered."""
     rows = [
         Row(f"Against {system_name(who)}", tuple(Cell(score_of(found.get(part))) for part in COVERED))
         for who, found in _in_order(data)
     ]
-    caption = "The same comparisons with the frame of every image covered, in training and in testing."
+    caption = (
+        "The same comparisons with the border of every image (frame and corners) covered, in training and in testing."
+    )
     return Grid(caption, tuple(COVERED.values()), tuple(rows))
 
 

@@ -30,7 +30,7 @@ def evaluation_shown(found: Evaluated) -> tuple[RenderableType, ...]:
         "other encoders": found.others,
         "other pools": found.external,
         "distance between pools": found.domains,
-        "with the frame covered": found.covered,
+        "with the border covered": found.covered,
         "few labelled patients": found.few_shot,
         "widest gap within a group": gaps,
     }

@@ -95,17 +95,17 @@ def _shortcuts(judge: Judge, looks: Looks, config: AuditConfig) -> tuple[list[Au
     plain = {system: looks.predictions(judge, system) for system in SYSTEMS}
     pixels = looks.features("pixels")
     made, compared = [], dict[str, dict[str, Comparison]]()
-    for cover, see in ((Cover.FRAME, frame), (Cover.CORNERS, corners)):
-        readers = {"pixels": judge.predicted(pca_fit(looks.problem, see(pixels), str(cover)))}
-        if cover is Cover.FRAME:
+    for region, see, cover in ((Cover.FRAME, frame, Cover.BORDER), (Cover.CORNERS, corners, Cover.CORNERS)):
+        readers = {"pixels": judge.predicted(pca_fit(looks.problem, see(pixels), str(region)))}
+        if region is Cover.FRAME:
             readers["encoder"] = looks.predictions(judge, "encoder", Cover.INTERIOR)
-        made.append(region_audit(judge, str(cover), readers, plain["encoder"], config.delta))
+        made.append(region_audit(judge, str(region), readers, plain["encoder"], config.delta))
         without = {system: looks.predictions(judge, system, cover) for system in SYSTEMS}
         found, compared[cover] = covering_audit(judge, str(cover), plain, without)
         made.append(found)
     coarse, shuffled = (looks.predictions(judge, "encoder", c) for c in (Cover.LOW_PASS, Cover.PATCH_SHUFFLE))
     made.append(texture_audit(judge, plain["encoder"], coarse, shuffled, config.delta))
-    return made, compared[Cover.FRAME]
+    return made, compared[Cover.BORDER]
 
 
 def _groups(able: Judge | None, looks: Looks, config: AuditConfig, judge: Judge) -> list[Audit]:

@@ -12,7 +12,7 @@ from medssl.data.pixels import BASELINES, corners, frame, thumbnail
 
 KEYS = torch.tensor([3, 1 << 40, -7])
 SHAPES = st.sampled_from([(16, 16), (28, 20), (33, 17), (8, 16, 24), (3, 21, 13)])
-REGIONS = [Cover.FRAME, Cover.CORNERS, Cover.INTERIOR]
+REGIONS = [Cover.FRAME, Cover.CORNERS, Cover.BORDER, Cover.INTERIOR]
 
 
 def images(shape: tuple[int, ...], num: int = 3, channels: int = 2) -> torch.Tensor:
@@ -43,6 +43,7 @@ def test_frame_corners_and_interior_are_where_they_are_said_to_be() -> None:
     assert outer.float().mean() == 1 - (1 - 2 * FRAME) ** 2
     assert squares[:6, :6].all()
     assert squares.sum() == 4 * 36
+    assert torch.equal(region((32, 32), Cover.BORDER)[0], outer | squares)
 
 
 @pytest.mark.parametrize("cover", REGIONS)

@@ -49,7 +49,7 @@ def figures(
 
 
 def covered(random=(0.08, 0.04, 0.12), pixels=(0.0, -0.02, 0.02), lost=(0.01, -0.02, 0.04), encoder=0.88):
-    """Comparisons with the frame covered."""
+    """Comparisons with the border covered."""
 
     def compared(difference, shrunk=None):
         value, low, high = difference

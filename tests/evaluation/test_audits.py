@@ -4,7 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from cue_images import DELTA, ENCODERS, audited, cohort, cover, gated, good, predicted, shortcut, untrained
+from cue_images import (
+    DELTA,
+    ENCODERS,
+    audited,
+    cohort,
+    cover,
+    gated,
+    good,
+    inside_shortcut,
+    predicted,
+    shortcut,
+    untrained,
+)
 
 from medssl.core.score import Score
 from medssl.data.covers import Cover
@@ -54,9 +66,20 @@ def test_a_shortcut_solver_that_beats_every_baseline_is_refused_because_of_the_f
     verdict = measured.verdict
     assert measured.audited(Audits()).verdict.decision is GO  # without the evidence it would pass
     assert verdict.decision is NO_GO, verdict
-    assert "only while it sees the frame" in verdict.reasons[0]
-    assert "frame covered" in measured.warnings
+    assert "only while it sees the border" in verdict.reasons[0]
+    assert "border covered" in measured.warnings
     assert "frame alone" in measured.warnings
+
+
+def test_a_solver_of_signs_that_stand_in_the_corners_inside_the_frame_is_refused():
+    made = cohort(2, 500, "inside", strength=0.95)
+    plain = gated(made, inside_shortcut, 200, closely=False)
+    assert plain.verdict.decision is GO
+    audits = audited(made, inside_shortcut, 200)
+    verdict = plain.audited(audits).verdict
+    assert verdict.decision is NO_GO, verdict
+    assert "only while it sees the border of the image; with it covered" in verdict.reasons[0]
+    assert {"border covered", "corners covered"} <= audits.warnings.keys()
 
 
 def test_a_good_encoder_goes_though_the_data_set_has_a_shortcut_which_is_said():
@@ -84,11 +107,14 @@ def test_over_a_hundred_cohorts_clean_encoders_are_rarely_accused_and_cues_are_n
 def test_over_twenty_cohorts_the_gate_refuses_the_bad_and_passes_the_good():
     for seed in range(20):
         assert gated(cohort(seed, NUM), good, 200).verdict.decision is not NO_GO
-        solver = gated(cohort(seed, NUM, "marker", strength=0.95), shortcut, 200)
+        solvers = [
+            gated(cohort(seed, NUM, cue, strength=0.95), solver, 200).verdict.decision
+            for cue, solver in (("marker", shortcut), ("inside", inside_shortcut))
+        ]
         decisions = [
             gated(cohort(seed, NUM), ENCODERS[n], 200).verdict.decision for n in ("random", "collapsed", "other")
         ]
-        assert GO not in (solver.verdict.decision, *decisions)
+        assert GO not in (*solvers, *decisions)
 
 
 def test_shuffled_labels_are_predicted_from_no_part_of_an_image():
@@ -98,7 +124,7 @@ def test_shuffled_labels_are_predicted_from_no_part_of_an_image():
         judge = Judge(made.problem, "auroc", num_resamples=100)
         for encode in (good, shortcut, untrained):
             values.append(judge.score(predicted(judge, made.images, encode)).value)
-            values.append(judge.score(predicted(judge, cover(made.images, Cover.FRAME), encode)).value)
+            values.append(judge.score(predicted(judge, cover(made.images, Cover.BORDER), encode)).value)
     assert np.mean(values) == pytest.approx(0.5, abs=0.05)
 
 

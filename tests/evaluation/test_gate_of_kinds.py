@@ -1,4 +1,4 @@
-"""What the gate asks of tasks that no network learns, of few labels, and with the frame covered."""
+"""What the gate asks of tasks that no network learns, of few labels, and with the border covered."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def test_a_good_encoder_of_numbers_goes_whatever_the_unit_of_the_labels(unit):
     probes = {name: {"linear": fits.linear_fit(problem, seen)} for name, seen in x.items()}
     judge = Judge(problem, "r2", num_resamples=200)
     plain = {name: judge.predicted(found["linear"]) for name, found in probes.items()}
-    covered = covering_audit(judge, "frame", plain, plain)[1]
+    covered = covering_audit(judge, "border", plain, plain)[1]
     measured = evaluate(problem, Systems(probes, x["encoder"]), num_resamples=200)
     verdict = measured.audited(Audits((), covered)).verdict
     assert verdict.decision is GO, verdict
@@ -76,13 +76,13 @@ def test_pixels_with_as_few_labels_are_a_baseline_of_their_own():
     assert case.comparison("pixels").baseline == base.systems["pixels"]["pca"]
 
 
-def test_an_encoder_that_never_led_is_not_accused_of_needing_the_frame():
+def test_an_encoder_that_never_led_is_not_accused_of_needing_the_border():
     equal = (0.0, -0.005, 0.005)
     said = replace(figures(random=equal), covered=covered(random=equal)).verdict
     assert said.decision is NO_GO
     assert any(
-        "is no better than the random encoder with the frame of every image covered, either" in r for r in said.reasons
+        "is no better than the random encoder with the border of every image covered, either" in r for r in said.reasons
     )
-    assert not any("only while it sees the frame" in reason for reason in said.reasons)
+    assert not any("only while it sees the border" in reason for reason in said.reasons)
     led = gate(replace(figures(), covered=covered(random=equal)), GateRule())
-    assert any("only while it sees the frame" in reason for reason in led.reasons)
+    assert any("only while it sees the border" in reason for reason in led.reasons)

@@ -70,7 +70,7 @@ def audits(study: Study) -> Audits:
 
 def test_every_question_is_asked_and_answered_the_same_twice(study: Study, audits: Audits) -> None:
     assert [found.name for found in audits.found] == [
-        "frame alone", "frame covered", "corners alone", "corners covered", "texture", "scanner", "pretext", "views",
+        "frame alone", "border covered", "corners alone", "corners covered", "texture", "scanner", "pretext", "views",
         "duplicates", "domain",
     ]  # fmt: skip
     assert set(audits.covered) == {"random", "pixels"}
