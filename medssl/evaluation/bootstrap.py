@@ -87,11 +87,21 @@ def paired_difference(
         return replace(score, low=score.value - bound, high=score.value + bound)
     if not (over_draws and a.ndim == b.ndim == 3 and len(a) == len(b) > 1):
         return score
-    whole = np.ones((1, len(truth)))
-    each = [measure(truth, one, whole)[0] - measure(truth, other, whole)[0] for one, other in zip(a, b, strict=True)]
-    reach = float(stats.t.ppf((1 + level) / 2, len(each) - 1) * np.std(each, ddof=1) / np.sqrt(len(each)))
+    reach = draw_reach(draw_spread(metric, truth, a, b), len(a), level)
     low, high = np.hypot(score.value - score.low, reach), np.hypot(score.high - score.value, reach)
     return replace(score, low=float(score.value - low), high=float(score.value + high))
+
+
+def draw_spread(metric: str, truth: NDArray[Any], a: Floats, b: Floats) -> float:
+    """Return the standard deviation between draws of the difference of ``a`` and ``b``, ``S N K`` each; 0 of one."""
+    measure, whole = metric_named(metric), np.ones((1, len(truth)))
+    each = [measure(truth, one, whole)[0] - measure(truth, other, whole)[0] for one, other in zip(a, b, strict=True)]
+    return float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+
+
+def draw_reach(spread: float, num: int, level: float = 0.95) -> float:
+    """Return how far an interval reaches for the mean of ``num`` draws that deviate by ``spread``, patients aside."""
+    return float(stats.t.ppf((1 + level) / 2, num - 1) * spread / np.sqrt(num)) if num > 1 else 0.0
 
 
 def sides(metric: str, truth: NDArray[Any], patients: Sequence[Any] | NDArray[Any]) -> tuple[int, ...]:

@@ -74,11 +74,11 @@ def evaluate(
         raise EvaluationError(f"none of {len(problem)} rows is of role dev; probes train on dev patients only")
     rows = {role: problem.rows(role) for role in Role}
     counts = {role: class_patients(problem, found) for role, found in rows.items()}
-    scores, differences = dict[str, dict[str, Score]](), dict[str, Score]()
+    scores, differences, spreads = dict[str, dict[str, Score]](), dict[str, Score](), dict[str, float]()
     unit = 1.0
     if measurable(problem, counts, rule):
         judge = Judge(problem, metric, level, seed, num_resamples)
-        scores, differences = _judged(judge, systems, rule)
+        scores, differences, spreads = _judged(judge, systems, rule)
         unit = judge.score(judge.chance()).value if metric == "mae" else 1.0
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
@@ -97,11 +97,17 @@ def evaluate(
         rule=rule,
         kind=problem.kind,
         unit=unit,
+        draw_spreads=spreads,
     )
 
 
-def _judged(judge: Judge, systems: Systems, rule: GateRule) -> tuple[dict[str, dict[str, Score]], dict[str, Score]]:
-    """Return the scores by system and probe, and encoder minus each baseline (``…_few``: both with few labels)."""
+def _judged(
+    judge: Judge, systems: Systems, rule: GateRule
+) -> tuple[dict[str, dict[str, Score]], dict[str, Score], dict[str, float]]:
+    """Return the scores by system and probe, and encoder minus each baseline (``…_few``: both with few labels).
+
+    The third are the standard deviations of the latter between draws.
+    """
     given = {
         name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
     }
@@ -110,14 +116,12 @@ def _judged(judge: Judge, systems: Systems, rule: GateRule) -> tuple[dict[str, d
     for name, predictions in few.items():
         scores.setdefault(name, {})[FEW] = judge.score(predictions)
     ours = given[ENCODER][deciding(given[ENCODER])]
+    learnt = {f"{name}_{FEW}" if name in given else name: found for name, found in few.items() if name != ENCODER}
     differences = {
         name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
-    } | {
-        f"{name}_{FEW}" if name in given else name: judge.difference(few[ENCODER], found, over_draws=True)
-        for name, found in few.items()
-        if name != ENCODER
-    }
-    return scores, differences
+    } | {name: judge.difference(few[ENCODER], found, over_draws=True) for name, found in learnt.items()}
+    spreads = {name: judge.draw_spread(few[ENCODER], found) for name, found in learnt.items()}
+    return scores, differences, spreads
 
 
 def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:

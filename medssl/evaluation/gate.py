@@ -9,11 +9,13 @@ from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
+from scipy.stats import norm
 
 from medssl.core.config import Config
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.judge import surely_above
+from medssl.evaluation.bootstrap import draw_reach
+from medssl.evaluation.judge import surely_above, widened
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Kind
 
@@ -33,6 +35,8 @@ NAMES = {
 
 
 FROM_SCRATCH = frozenset({"scratch", "small_resnet"})
+POWER = 0.8  # with which what is advised would settle a difference
+MOST_DRAWS, MOST_PATIENTS = 100, 100  # the latter times those there are: beyond them nothing is advised
 
 
 class GateRule(Config):
@@ -87,7 +91,7 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
        all say yes, else ``undecided``:
 
        - *no*: the loss is proven (even one inside the margin); a loss that may be chance is *undecided*, which says
-         how many patients would settle it;
+         how many patients (where few labels are drawn, also draws) would settle it;
        - *random encoder, yes*: the whole interval is above 0 (superior: pretraining did something), or both probes
          are at the ceiling and the interval is above minus the margin (nothing was left to win);
        - *random encoder, no*: otherwise, below the ceiling, the whole interval is below the margin (shown to be as
@@ -95,11 +99,11 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
        - *any other baseline, yes*: the whole interval is above minus the margin (non-inferior).
 
        A required baseline that is missing says neither yes nor no.
-    4. **Shortcut**: the same with the border of every image (its frame and its corners) covered, where an audit compared
-       that. A covered image is strange to an encoder, which costs it a little, and nothing to a baseline that learns it
-       anew. So a *no* is a loss proven to be more than the margin, shown to be as good as no pretraining, or a lead
-       over the random encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to
-       be superior to the random encoder, and no *no* beside others.
+    4. **Shortcut**: the same with the border of every image (frame and corners) covered, where an audit compared that.
+       A covered image is strange to an encoder, which costs it a little, and nothing to a baseline that learns it anew.
+       So a *no* is a loss proven to be more than the margin, shown to be as good as no pretraining, or a lead over the
+       random encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be
+       superior to the random encoder, and no *no* beside others.
     5. An audit of ``refuse_on`` that warns turns ``go`` into ``no_go``.
 
     Several comparisons: ``go`` needs every one of them, so no number of baselines makes a false ``go`` likelier than
@@ -217,7 +221,7 @@ def _compare(asked: Asked, found: Comparison) -> Verdict:
         decision, finding = Decision.NO_GO, f"is no better (by {asked.margin:.3g}) than"
     else:
         decision, finding = Decision.UNDECIDED, "is not yet told apart from"
-    advice = _advice(difference, needed) if decision is Decision.UNDECIDED else ""
+    advice = _advice(asked, found, needed) if decision is Decision.UNDECIDED else ""
     return Verdict(decision, (f"The encoder {finding} {other}: {_figures(found)}.{advice}",))
 
 
@@ -236,7 +240,7 @@ def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
         decision, finding = Decision.GO, f"{how} {other} with the border of every image covered, too"
     else:
         decision, finding = Decision.UNDECIDED, f"is not yet told apart from {other} with the border covered"
-    advice = _advice(difference, 0.0) if decision is Decision.UNDECIDED else ""
+    advice = _advice(asked, found, 0.0, by=asked.margin) if decision is Decision.UNDECIDED else ""
     return Verdict(decision, (f"The encoder {finding}: {_figures(found)}.{advice}",))
 
 
@@ -260,14 +264,37 @@ def _figures(found: Comparison) -> str:
     )
 
 
-def _advice(difference: Score, needed: float) -> str:
-    """Say how many test patients would settle a difference of this size; an interval narrows with their root."""
-    slack, reach = difference.value - needed, difference.value - difference.low
-    if difference.value < 0 and slack <= 0:  # a loss: proven once the interval ends below 0
-        slack, reach = -difference.value, difference.high - difference.value
-    if slack <= 0:
+def _advice(asked: Asked, found: Comparison, needed: float, by: float = 0.0) -> str:
+    """Say what would settle a true difference of this size, one way or another, with a chance of ``POWER``."""
+    difference = found.difference
+    below, above = difference.value - difference.low, difference.high - difference.value
+    wider = widened(asked.num, difference.level)
+    ways = [(difference.value - needed, below, 1.0), (-by - difference.value, above, wider)]  # a yes, a proven loss
+    if asked.is_random:
+        ways.append((asked.margin - difference.value, above, 1.0))  # no better
+    asks = filter(None, (_asks(found, *way) for way in ways if way[0] > 0))
+    draws, patients = min(asks, default=(0, 0))
+    more_draws, more_patients = draws > found.draws, patients > difference.n
+    what = [f"{draws} draws of labels (gate.draws, now {found.draws})"] * more_draws
+    what += [f"{ceil(patients / 10) * 10} labelled test patients"] * more_patients
+    if not what:
         return ""
-    patients = difference.n * (reach / slack) ** 2
-    if patients > 100 * difference.n:
-        return ""
-    return f" About {ceil(patients / 10) * 10} labelled test patients would settle a difference of this size."
+    return f" About {' and '.join(what)} would settle a difference of this size with a power of {POWER:.0%}."
+
+
+def _asks(found: Comparison, slack: float, reach: float, wider: float) -> tuple[int, int] | None:
+    """Return how many draws and test patients leave ``slack`` outside an interval that now reaches so far.
+
+    It must be left by more than the interval, ``wider`` times as wide, for an estimate strays from the truth. The part
+    of patients narrows with the root of their number; that of draws does not, and may make up half the variance.
+    """
+    level, num = found.difference.level, found.difference.n
+    room = slack / (wider + norm.ppf(POWER) / norm.ppf((1 + level) / 2))
+    now = draw_reach(found.draw_spread, found.draws, level)
+    of_patients = max(reach**2 - now**2, 0)
+    for draws in range(found.draws, max(found.draws, MOST_DRAWS) + 1):
+        of_draws = draw_reach(found.draw_spread, draws, level) ** 2
+        if 2 * of_draws <= room**2:
+            patients = ceil(num * of_patients / (room**2 - of_draws))
+            return (draws, patients) if patients <= MOST_PATIENTS * num else None
+    return None

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.bootstrap import mean_of, paired_difference, patient_bootstrap, score_of, sides
+from medssl.evaluation.bootstrap import draw_spread, mean_of, paired_difference, patient_bootstrap, score_of, sides
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.units import Level, Units
@@ -24,9 +24,13 @@ def surely_above(score: Score, bound: float, num: int = 1) -> bool:
     The interval is widened by Bonferroni's rule, for tails that are about normal: with ``num`` questions, as many false
     answers as a single one has.
     """
-    tail = (1 - score.level) / 2
-    wider = norm.ppf(1 - tail / num) / norm.ppf(1 - tail)
-    return bool(score.value - wider * (score.value - score.low) > bound)
+    return bool(score.value - widened(num, score.level) * (score.value - score.low) > bound)
+
+
+def widened(num: int, level: float = 0.95) -> float:
+    """Return by what factor Bonferroni's rule for ``num`` questions widens an interval."""
+    tail = (1 - level) / 2
+    return float(norm.ppf(1 - tail / num) / norm.ppf(1 - tail))
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Judge:
         """Return by how much ``a`` is better than ``b``, by one paired bootstrap; see ``paired_difference``."""
         given = map(self.units.mean, (a, b))
         return paired_difference(self.metric, self.units.truth, *given, **self._how, over_draws=over_draws)
+
+    def draw_spread(self, a: Floats, b: Floats) -> float:
+        """Return the standard deviation of the difference between draws of training labels."""
+        return draw_spread(self.metric, self.units.truth, *map(self.units.mean, (a, b)))
 
     def lost(self, a: Floats, b: Floats, later_a: Floats, later_b: Floats) -> Score:
         """Return by how much the lead of ``a`` over ``b`` is larger than that of ``later_a`` over ``later_b``."""

@@ -29,7 +29,8 @@ class Comparison:
     """The encoder beside a baseline: both scores, and their difference by one paired bootstrap.
 
     ``lost``: of comparisons with something covered, how much smaller that made the difference. ``unit``: the error of a
-    constant guess where the metric of these scores has a unit, else 1.
+    constant guess where the metric of these scores has a unit, else 1. ``draw_spread``: the standard deviation of the
+    difference between the ``draws`` of few labels that both learnt from, for which the interval allows.
     """
 
     encoder: Score
@@ -37,6 +38,8 @@ class Comparison:
     difference: Score
     lost: Score | None = None
     unit: float = 1.0
+    draw_spread: float = 0.0
+    draws: int = 1
 
     @property
     def vanished(self) -> bool:
@@ -53,7 +56,8 @@ class Evaluation:
     ``num_train``, ``num_val``, ``num_test`` count labelled rows (images or volumes); the ``n`` of a ``Score`` and
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
     deciding probes; of few labels under ``…_few``) are empty where the labels allow no figure; the verdict then says
-    what is missing. ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
+    what is missing. ``draw_spreads`` are the standard deviations between draws of the differences with few labels, by
+    baseline. ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
     comparisons with the border of every image covered, ``warnings`` what the audits warn of, by audit: both come from
     audits, and are empty without.
     """
@@ -73,6 +77,7 @@ class Evaluation:
     rule: GateRule
     kind: Kind = Kind.CLASSES
     unit: float = 1.0
+    draw_spreads: Mapping[str, float] = field(default_factory=dict)
     covered: Mapping[str, Comparison] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +87,14 @@ class Evaluation:
         probe = deciding(self.systems[system]) if system == baseline else FEW
         ours = self.systems[ENCODER]
         encoder = ours[FEW] if probe == FEW else ours[deciding(ours)]
-        return Comparison(encoder, self.systems[system][probe], self.differences[baseline], unit=self.unit)
+        return Comparison(
+            encoder,
+            self.systems[system][probe],
+            self.differences[baseline],
+            unit=self.unit,
+            draw_spread=self.draw_spreads.get(baseline, 0.0),
+            draws=self.rule.draws if probe == FEW else 1,
+        )
 
     def audited(self, audits: Audits) -> Evaluation:
         """Return this evaluation with what the audits found, for the gate to judge by."""
@@ -105,6 +117,7 @@ class Evaluation:
             "num_test": self.num_test,
             "systems": {s: {p: asdict(score) for p, score in probes.items()} for s, probes in self.systems.items()},
             "differences": {baseline: asdict(score) for baseline, score in self.differences.items()},
+            "draw_spreads": dict(self.draw_spreads),
             "covered": {baseline: asdict(found) for baseline, found in self.covered.items()},
             "warnings": dict(self.warnings),
             "feature_std": self.feature_std,
