@@ -72,6 +72,7 @@ class Reason(StrEnum):
     CONFLICTING_PIXELS = "conflicting_pixels"
     LATE_SLICES = "late_slices"
     MASK_GEOMETRY = "mask_geometry"  # not on the grid of its image
+    WORKER_DIED = "worker_died"  # while it built this series, whose files can be decoded one by one; or had no memory
     BUILD_FAILED = "build_failed"
 
     @property

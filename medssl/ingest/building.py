@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import tee
+from functools import partial
+from itertools import repeat, tee
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -15,12 +17,13 @@ from medssl.core.errors import MedsslError
 from medssl.dicom.reasons import Reason
 from medssl.ingest.executors import Died, Executor, alone
 from medssl.ingest.planning import Planned
-from medssl.ingest.tasks import Built, Fate, Item
+from medssl.ingest.tasks import Built, Fate, Item, Task, Unit
 from medssl.ingest.volumes import build, can_decode
 from medssl.ingest.work import Work
 from medssl.pool.catalog import INSTANCES, VOLUMES
 from medssl.pool.shards import shard_path
 
+T = TypeVar("T")
 VOLUME = {name: kind for name, kind in VOLUMES.items() if name != "role"}
 FATE = {field.name: INSTANCES[field.name] for field in fields(Fate)}
 
@@ -93,26 +96,34 @@ def _done(task: Planned) -> Done:
 
 
 def _without_killers(planned: Planned) -> Done:
-    """Build a task whose process died without the files that kill it."""
+    """Build a task whose process died without the files that kill it, or else without the units that do."""
     task = planned.load()
-    killers = {item.source_key for item in _killers([item for unit in task.units for item in unit.items])}
-    healthy = [tuple(item for item in unit.items if item.source_key not in killers) for unit in task.units]
+    files = {item.source_key for item in _killers([item for unit in task.units for item in unit.items], _decode_all)}
+    healthy = [tuple(item for item in unit.items if item.source_key not in files) for unit in task.units]
     units = [replace(unit, items=left) for unit, left in zip(task.units, healthy, strict=True) if left]
-    built = alone(build, replace(task, units=tuple(units)))
+    built, deadly = alone(partial(_build, task), units), list[Unit]()
+    if isinstance(built, Died):  # each file can be decoded, so it is what they are together, such as their size
+        deadly = _killers(units, partial(_build, task))
+        built = alone(partial(_build, task), [unit for unit in units if unit not in deadly])
     if isinstance(built, Died):
-        raise MedsslError(f"{task.folder.parent}: a worker was killed twice, maybe for its memory; use fewer --workers")
-    reason = Reason.DECODER_DIED
-    fates = (Fate(key, reason.outcome, reason) for key in sorted(killers))
+        raise MedsslError(f"{task.folder.parent}: workers are killed, maybe for their memory; use fewer --workers")
+    series = {item.source_key for unit in deadly for item in unit.items}
+    lost = [*zip(sorted(files), repeat(Reason.DECODER_DIED)), *zip(sorted(series), repeat(Reason.WORKER_DIED))]
+    fates = (Fate(key, reason.outcome, reason) for key, reason in lost)
     return _keep(planned, Built(built.volumes, (*built.fates, *fates)))
 
 
-def _killers(items: Sequence[Item]) -> list[Item]:
-    """Return the files that kill the process that decodes them; tried in halves, each in a process of its own."""
-    if not isinstance(alone(_can_decode_all, items), Died):
+def _killers(parts: Sequence[T], use: Callable[[Sequence[T]], object]) -> list[T]:
+    """Return the parts that kill the process that uses them; tried in halves, each in a process of its own."""
+    if not isinstance(alone(use, parts), Died):
         return []
-    half = len(items) // 2
-    return [*_killers(items[:half]), *_killers(items[half:])] if half else list(items)
+    half = len(parts) // 2
+    return [*_killers(parts[:half], use), *_killers(parts[half:], use)] if half else list(parts)
 
 
-def _can_decode_all(items: Sequence[Item]) -> list[bool]:
+def _decode_all(items: Sequence[Item]) -> list[bool]:
     return [can_decode(item) for item in items]
+
+
+def _build(task: Task, units: Sequence[Unit]) -> Built:
+    return build(replace(task, units=tuple(units)))

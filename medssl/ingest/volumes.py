@@ -47,7 +47,7 @@ def can_decode(item: Item) -> bool:
                 pass
         else:
             item.header.load(item.file)
-    except (DicomProblem, OSError):
+    except Exception:
         return False
     return True
 
@@ -74,6 +74,8 @@ class _Builder:
                 self.kept.copy(copy, original)
         except OSError:
             raise  # every read is guarded, so this is the shard
+        except MemoryError:
+            self.kept.reject(self.items.keys() - self.kept.fates.keys(), Reason.WORKER_DIED)
         except Exception:
             self.kept.reject(self.items.keys() - self.kept.fates.keys(), Reason.BUILD_FAILED)
 
@@ -237,6 +239,8 @@ class _Builder:
             self.kept.reject([item.source_key], problem.reason)
         except OSError:
             self.kept.reject([item.source_key], Reason.UNREADABLE)
+        except MemoryError:
+            raise  # this file is no worse than the others of its unit
         except Exception:  # unforeseen; the other files of the unit are not to suffer for it
             self.kept.reject([item.source_key], Reason.BUILD_FAILED)
         return None

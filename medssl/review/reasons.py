@@ -71,6 +71,7 @@ REASONS = {
     "incomplete_time_point": "Slices of one time point are missing. Export the series again.",
     "conflicting_pixels": "One UID stands for different pixels. Find out which one is right.",
     "late_slices": "More slices of a series that is in the pool. Remove the patient and ingest again, or leave it.",
+    "worker_died": "Its worker ran out of memory, or died. With more memory: remove the patient and ingest again.",
     "build_failed": "Something unforeseen happened. Please report it.",
     "same_pixels": "The same pixels at the same place. Nothing to do.",
     "same_sop_uid": "The same object, sent twice. Nothing to do.",

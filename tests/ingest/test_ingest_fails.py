@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from deadly import Deadly, Greedy
 from mixed_export import counts, shard_bytes, tables
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
+from synthetic_dicom import ct_slice, dataset, radiograph, save, with_pixels
 
 from medssl.core.errors import MedsslError
 from medssl.ingest import building, planning
 from medssl.ingest.executors import Died, Workers
 from medssl.ingest.ingest import ingest
+from medssl.ingest.rules import Rules
 from medssl.ingest.work import Work
 from medssl.pool.key import Key
 from medssl.pool.pool import Pool
@@ -86,7 +93,7 @@ def test_a_file_that_kills_its_decoder_costs_only_itself(
     killer = key.hmac("source", "export/p0/0.dcm")
 
     def alone(function: Callable[[object], object], task: object) -> object:
-        is_deadly = isinstance(task, list) and any(item.source_key == killer for item in task)
+        is_deadly = isinstance(task, list) and any(getattr(item, "source_key", "") == killer for item in task)
         return Died() if is_deadly else function(task)
 
     def run(self: object, function: Callable[[object], object], tasks: Iterable[object]) -> list[object]:
@@ -101,6 +108,49 @@ def test_a_file_that_kills_its_decoder_costs_only_itself(
         ("export/p0/0.dcm", "decoder_died"),
     ]
     assert counts(report)["stored"] == 15
+
+
+def _deadly_and_others(source: Path) -> None:
+    """Write a series of 4 slices and one of 12."""
+    for series, num in (("1.2.1", 4), ("1.2.2", 12)):
+        for z in range(num):
+            save(ct_slice(z, f"{series} {z}", SeriesInstanceUID=series, PatientID=series), source / series / str(z))
+
+
+@pytest.mark.parametrize(("transform", "workers"), [(Deadly(), 2), (Greedy(), 1)])
+def test_a_series_that_kills_its_worker_or_leaves_it_no_memory_costs_only_itself(
+    source: Path, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, transform: Deadly, workers: int
+) -> None:
+    monkeypatch.setattr(planning, "MIN_SHARD_BYTES", 1 << 20)  # both are in one shard
+    _deadly_and_others(source)
+    pool = Pool.create(tmp_path / "deadly", key, prepare=transform.settings)
+    with Workers(workers, guarded=True) as processes:
+        report = ingest([source], pool, key, workers=processes, transform=transform)
+    assert counts(report) == {"stored": 4, "quarantined": 12}
+    assert {(q.path.rpartition("/")[0], q.reason) for q in report.quarantined} == {("export/1.2.2", "worker_died")}
+    assert pool.verify() == []
+    assert ingest([source], pool, key, transform=transform).num_files == 0
+
+
+def _starved(source: Path, path: Path) -> None:
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (3 << 30), resource.RLIM_INFINITY))
+    ingest([source], Pool.open(path), Key(b"k" * 32), rules=Rules(burned_in="accept"))
+
+
+def test_a_small_file_that_unpacks_to_more_than_there_is_memory_costs_only_itself(source: Path, pool: Pool) -> None:
+    film = with_pixels(dataset(uid.XRayAngiographicImageStorage, "xa", Modality="XA"), np.zeros((4096, 4096), np.uint8))
+    film.compress(uid.JPEGLSLossless, encoding_plugin="pyjpegls", generate_instance_uid=False)
+    (frame,) = generate_frames(film.PixelData, number_of_frames=1)
+    film.NumberOfFrames, film.PixelData = 1000, encapsulate([frame] * 1000)
+    assert save(film, source / "film").stat().st_size < 10 << 20
+    save(radiograph("x", SeriesInstanceUID="1.2.3"), source / "x")
+    process = multiprocessing.get_context("spawn").Process(target=_starved, args=(source, pool.path))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    found = Pool.open(pool.path).instances
+    assert sorted(found.select("outcome", "reason").rows()) == [("quarantined", "worker_died"), ("stored", None)]
 
 
 def test_a_fault_in_one_series_stays_there(mixed: Path, pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
