@@ -1,4 +1,4 @@
-"""What only all results together show: one object sent in two series, one image, or nearly one, under two patients."""
+"""What only all results together show: what was sent in two series, one image, or nearly one, under two patients."""
 
 from __future__ import annotations
 
@@ -6,31 +6,67 @@ import polars as pl
 
 from medssl.core.types import Outcome
 from medssl.ingest.likeness import near
+from medssl.pool.catalog import ID_DIGITS
 from medssl.pool.pool import Pool
 from medssl.pool.tables import SHARES_OBJECT
 
-SAME_ELSEWHERE, NEAR_DUPLICATE = "same_pixels_other_patient", "near_duplicate"
+SAME_ELSEWHERE, SAME_HERE = "same_pixels_other_patient", "same_pixels_other_series"
+NEAR_DUPLICATE = "near_duplicate"
 NEAR_BITS = 2  # of the 64 of a perceptual hash; measured in docs/deidentification.md
 OBJECT = ["patient", "sop", "sha256"]
+SERIES = ["patient", "study", "series"]
+VALUES = ["axes", "shape", "sha256", "slope", "intercept", "units", "padding"]  # voxels and what they mean
+PLACE, PLACE_DIGITS = ["spacing_mm", "affine", "slices_mm", "times"], 4
 
 
 def settle(volumes: pl.DataFrame, fates: pl.DataFrame, pool: Pool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows to add to ``pool``, copies left out and flagged, and what became of the files then.
+    """Return the rows to add to ``pool``, copies left out or flagged, and what became of the files then.
 
     Args:
         volumes: rows of all tasks in their order, with columns as in ``VOLUMES``.
         fates: a row a file: ``source_key, outcome, reason, volume, slice, sop``; columns as in ``INSTANCES``.
         pool: where they are to go.
     """
-    copies = _copies(volumes, fates, pool)
-    kept = volumes.join(copies, on="volume", how="anti", maintain_order="left")
+    kept, settled = _without(_copies(volumes, fates, pool), "same_sop_uid", volumes, fates)
+    kept = _without_orphans(kept, settled)
+    again = _again(kept, pool)
+    kept, settled = _without(_whole(again, kept), "same_pixels", kept, settled)
+    found = kept.with_columns(flags=_with(SAME_HERE, pl.col("volume").is_in(again["volume"].implode())))
+    return _flagged(found, pool), settled
+
+
+def _without(
+    copies: pl.DataFrame, reason: str, volumes: pl.DataFrame, fates: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leave ``copies`` (``volume, original``) out of the volumes; their files are duplicates of the originals."""
     is_copy, was_stored = pl.col("original").is_not_null(), pl.col("outcome") == Outcome.STORED
     settled = fates.join(copies, on="volume", how="left", maintain_order="left").with_columns(
         outcome=pl.when(is_copy).then(pl.lit(str(Outcome.DUPLICATE))).otherwise("outcome"),
-        reason=pl.when(is_copy & was_stored).then(pl.lit("same_sop_uid")).otherwise("reason"),
+        reason=pl.when(is_copy & was_stored).then(pl.lit(reason)).otherwise("reason"),
         volume=pl.coalesce("original", "volume"),
     )
-    return _flagged(_without_orphans(kept, settled), pool), settled.drop("original")
+    return volumes.join(copies, on="volume", how="anti", maintain_order="left"), settled.drop("original")
+
+
+def _again(volumes: pl.DataFrame, pool: Pool) -> pl.DataFrame:
+    """Return ``volume, original`` for each new volume that an earlier series of its study has at the same place."""
+    place = pl.col(PLACE).list.eval(pl.element().round(PLACE_DIGITS) + 0.0)  # which leaves no negative zero
+    what = ["volume", *SERIES, *VALUES, place]
+    everywhere = pl.concat([pool.catalog.volumes.select(what), volumes.select(what)])
+    alike = everywhere.filter(pl.col("sha256").is_duplicated())
+    same = ["patient", "study", *VALUES, *PLACE]
+    first = alike.unique(same, keep="first", maintain_order=True).select(*same, original="volume", source="series")
+    new = alike.join(volumes, on="volume", how="semi", maintain_order="left")
+    found = new.join(first, on=same, nulls_equal=True, maintain_order="left")
+    return found.filter(pl.col("series") != pl.col("source")).select("volume", "original")
+
+
+def _whole(again: pl.DataFrame, volumes: pl.DataFrame) -> pl.DataFrame:
+    """Keep what can be left out: nothing of a series whose other time points, or volumes of one object, stay."""
+    is_part = pl.col("flags").list.contains(SHARES_OBJECT) | (pl.col("volume").str.len_bytes() > ID_DIGITS)
+    parts = volumes.join(again, on="volume", how="anti").filter(is_part)
+    free = volumes.join(parts, on=SERIES, how="anti")
+    return again.join(free, on="volume", how="semi", maintain_order="left")
 
 
 def _without_orphans(volumes: pl.DataFrame, fates: pl.DataFrame) -> pl.DataFrame:

@@ -87,6 +87,7 @@ WORDS = {
     "tiny": "Fewer than 32 pixels a side.",
     "near_duplicate": "Looks nearly like an image of another study: sent twice, or a follow-up.",
     "same_pixels_other_patient": "Exactly the image of another patient: one of the two ids is wrong.",
+    "same_pixels_other_series": "Another series of its study has the same voxels at the same place.",
     "placeholder_patient": "The id stands for nobody, so the study stands in for the patient.",
     "incomplete_series": "Files of its series were left out.",
     "reused_sop_uid": "Several of its images share one UID.",
