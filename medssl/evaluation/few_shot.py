@@ -14,7 +14,7 @@ from medssl.core.errors import EvaluationError
 from medssl.core.keys import generator
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.bootstrap import paired_difference, patient_bootstrap
+from medssl.evaluation.bootstrap import draw_spread, paired_difference, patient_bootstrap
 from medssl.evaluation.fits import finite
 from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
 from medssl.evaluation.problem import Floats, Problem, Rows
@@ -37,7 +37,9 @@ class Shot:
         shots: patients a class.
         score: mean of the metric over the draws; its interval is that of test patients.
         draw_spread: standard deviation of the metric over the draws: what another choice of patients would change.
-        difference: by how much the encoder is better with the same probe and draws; None for the encoder itself.
+        difference: by how much the encoder is better with the same probe and draws, with an interval over test patients
+            and draws; None for the encoder itself.
+        difference_spread: standard deviation of that over the draws; None for the encoder itself.
     """
 
     system: str
@@ -46,6 +48,7 @@ class Shot:
     score: Score
     draw_spread: float
     difference: Score | None
+    difference_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,13 +168,15 @@ def _compared(
     given: Mapping[str, Mapping[str, Floats]], metric: str, shots: int, units: Units, seed: int, num: int
 ) -> list[Shot]:
     measure, one, found = metric_named(metric), np.ones((1, len(units.truth))), []
+    how: dict[str, Any] = {"seed": seed, "num": num}
     for system, probes in given.items():
         for probe, draws in probes.items():
-            score = patient_bootstrap(metric, units.truth, draws, units.patients, seed=seed, num=num)
+            score = patient_bootstrap(metric, units.truth, draws, units.patients, **how)
             spread = float(np.std([measure(units.truth, p, one)[0] for p in draws], ddof=1)) if len(draws) > 1 else 0.0
-            difference = None
+            difference, differing = None, None
             if system != ENCODER and ENCODER in given:
                 ours = given[ENCODER][probe]
-                difference = paired_difference(metric, units.truth, ours, draws, units.patients, seed=seed, num=num)
-            found.append(Shot(system, probe, shots, score, spread, difference))
+                difference = paired_difference(metric, units.truth, ours, draws, units.patients, **how, over_draws=True)
+                differing = draw_spread(metric, units.truth, ours, draws)
+            found.append(Shot(system, probe, shots, score, spread, difference, differing))
     return found

@@ -138,24 +138,24 @@ def few_shot(data: Mapping[str, Any]) -> Grid:
     by = {(shot["system"], shot["probe"], int(shot["shots"])): shot for shot in data["measured"]}
     shots = sorted({number for _, _, number in by})
     rows = []
-    for part, over in (("score", ""), ("difference", "encoder over ")):
+    for part, over, spread in (("score", "", "draw_spread"), ("difference", "encoder over ", "difference_spread")):
         for system, probe in dict.fromkeys((system, probe) for system, probe, _ in by):
             found = [by.get((system, probe, number), {}) for number in shots]
-            cells = tuple(Cell(score_of(shot.get(part)), _spread(shot, "draws") if not over else "") for shot in found)
+            cells = tuple(Cell(score_of(shot.get(part)), _spread(shot.get(spread))) for shot in found)
             label = f"{sentence(over + system_name(system))}, {name(probe)}"
             if any(cell.score for cell in cells):
                 rows.append(Row(label, cells, system == ENCODER))
     caption = (
-        f"Mean over {data.get('draws', 'several')} draws of labelled patients. The interval is that of test patients; "
-        "“draws ±” is the standard deviation over the draws, what another choice of patients would change."
+        f"Mean over {data.get('draws', 'several')} draws of labelled patients. The interval is that of test patients, "
+        "of a difference also of draws; “draws ±” is the standard deviation over the draws, what another choice of "
+        "patients would change."
     )
     skipped = [f" Not with {number} a class: {why}." for number, why in (data.get("skipped") or {}).items()]
     return Grid(caption + "".join(skipped), tuple(f"{number} a class" for number in shots), tuple(rows))
 
 
-def _spread(found: Mapping[str, Any], word: str) -> str:
-    spread = found.get("draw_spread")
-    return f"{word} ± {spread:.3f}" if isinstance(spread, float) else ""
+def _spread(spread: Any) -> str:
+    return f"draws ± {spread:.3f}" if isinstance(spread, float) else ""
 
 
 def structure(data: Mapping[str, Any]) -> Grid:

@@ -38,7 +38,8 @@ def test_few_shots_rise_with_their_number_beat_noise_and_keep_draw_spread_apart_
         one, five, ten = (by["encoder", probe, k] for k in (1, 5, 10))
         assert 0.6 < one.score.value < five.score.value < ten.score.value
         assert one.draw_spread > five.draw_spread > ten.draw_spread > 0
-        assert one.difference is None
+        assert one.difference is one.difference_spread is None
+        assert by["random", probe, 1].difference_spread > by["random", probe, 10].difference_spread > 0
         assert all(abs(by["random", probe, k].score.value - 0.5) < 0.1 for k in (1, 5, 10))
         assert by["random", probe, 10].difference.low > 0
         gap = ten.score.value - by["random", probe, 10].score.value
@@ -46,6 +47,24 @@ def test_few_shots_rise_with_their_number_beat_noise_and_keep_draw_spread_apart_
     again = few_shot(problem, {"encoder": features}, draws=6, shots=(5,), num_resamples=300)
     assert again.measured == tuple(by["encoder", probe, 5] for probe in ("nearest_mean", "logistic"))
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["measured"][0]["score"]["n"] > 50
+
+
+def test_two_systems_of_equal_worth_seldom_differ_provably_with_one_label_a_class(monkeypatch):
+    """Which patients were labelled is chance too: an interval over test patients alone leaves out 0 in 29 %."""
+    monkeypatch.setattr(
+        "medssl.evaluation.few_shot.solve", lambda spaces, *_, **__: np.full((len(spaces[0][1]), 2), 0.5)
+    )
+    roles, apart = ["dev"] * 100 + ["test"] * 150, 0
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(2, size=250)
+        equal = {name: rng.normal(size=(250, 16)) + np.pad(y[:, None] * np.ones(3), ((0, 0), (0, 13)))
+                 for name in ("encoder", "random")}  # fmt: skip
+        problem = Problem.of("t", [str(v) for v in y], roles, [f"p{i}" for i in range(250)])
+        found = few_shot(problem, equal, shots=(1,), num_resamples=100, seed=seed)
+        (difference,) = (s.difference for s in found.measured if s.difference and s.probe == "nearest_mean")
+        apart += difference.low > 0 or difference.high < 0
+    assert apart <= 6, apart
 
 
 @settings(max_examples=30)

@@ -156,10 +156,10 @@ def write_evaluate(workspace: Path, ingest: Journal, pretrain: Journal, images: 
 
 def few_shot() -> FewShot:
     shots = [
-        Shot(system, probe, number, score(base + 0.07 * i, 0.05), 0.04 - 0.01 * i, difference)
-        for system, base, difference in (
-            ("encoder", 0.71, None),
-            ("random", 0.58, score(0.13, 0.06, metric="auroc difference")),
+        Shot(system, probe, number, score(base + 0.07 * i, 0.05), 0.04 - 0.01 * i, difference, spread)
+        for system, base, difference, spread in (
+            ("encoder", 0.71, None, None),
+            ("random", 0.58, score(0.13, 0.06, metric="auroc difference"), 0.052),
         )
         for probe in ("nearest_mean", "logistic")
         for i, number in enumerate((1, 5))

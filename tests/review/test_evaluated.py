@@ -101,6 +101,7 @@ def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict
     assert text.count(found.run.id) == 7
     assert "n = 118 patients" in text
     assert "draws ± 0.040" in text
+    assert "draws ± 0.052" in text  # of a difference
     assert text.index("The data set has a shortcut") < text.index("gate: go") < text.index("It is better.")
     assert "! Audits that warn, see above: frame alone." in text
 
