@@ -31,6 +31,7 @@ class Metric:
         kinds: of task that it judges.
         higher_is_better: else lower is, and differences are turned so that positive is better.
         fraction: whether it lies in [0, 1], which its interval must not leave.
+        share: whether it is 1 minus a ratio of errors (R²), which a few extreme patients pull down far more than up.
         by_class: whether every class counts alike, however rare: then its interval is as wide as the rarest makes it.
     """
 
@@ -38,6 +39,7 @@ class Metric:
     kinds: frozenset[Kind]
     higher_is_better: bool = True
     fraction: bool = False
+    share: bool = False
     by_class: bool = False
 
     def __call__(self, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
@@ -61,7 +63,7 @@ METRICS: Mapping[str, Metric] = {
     "kappa": Metric(agreement.kappa, frozenset({ORDINAL})),
     "class_mae": Metric(agreement.class_mae, frozenset({ORDINAL}), higher_is_better=False),
     "mae": Metric(agreement.mae, frozenset({NUMBERS}), higher_is_better=False),
-    "r2": Metric(agreement.r2, frozenset({NUMBERS})),
+    "r2": Metric(agreement.r2, frozenset({NUMBERS}), share=True),
     "pearson": Metric(agreement.pearson, frozenset({NUMBERS})),
     "spearman": Metric(agreement.spearman, frozenset({NUMBERS})),
 }

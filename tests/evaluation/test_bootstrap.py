@@ -60,6 +60,20 @@ def test_95_percent_intervals_of_a_paired_difference_cover_in_92_to_98_percent_o
     assert 0.92 <= hits / 1000 <= 0.98
 
 
+@pytest.mark.parametrize(("num_patients", "deviation", "least"), [(40, 0.8, 0.84), (100, 0.8, 0.86), (100, 0.2, 0.91)])
+def test_intervals_of_r2_cover_skewed_numbers_nearly_as_often_as_they_say(num_patients, deviation, least):
+    rng, hits = np.random.default_rng(5), 0
+    variance = np.expm1(deviation**2) * np.exp(deviation**2)  # of lognormal numbers
+    noise = np.sqrt(0.2 * variance)
+    for i in range(300):
+        truth = rng.lognormal(0, deviation, num_patients)
+        guess = (truth + noise * rng.normal(size=num_patients))[:, None]
+        score = patient_bootstrap("r2", truth, guess, np.arange(num_patients), seed=i, num=250)
+        assert score.low <= score.value <= score.high < 1
+        hits += score.low <= 0.8 <= score.high
+    assert hits / 300 >= least
+
+
 def test_perfect_separation_is_not_sold_as_certainty_and_few_patients_prove_less_of_it_than_many():
     lows = []
     for num in (10, 40, 200):
