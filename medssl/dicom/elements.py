@@ -9,7 +9,7 @@ Source: DICOM PS3.5, 7.1 (elements), 7.5 (sequences), A (transfer syntaxes).
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from struct import Struct
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from medssl.dicom.reasons import DicomProblem, Reason
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+DELIMITING = 0xFFFE  # the group of these, which have no VR in any transfer syntax
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # their length has four bytes
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 CHUNK = 16 << 10  # holds most headers
@@ -108,6 +109,47 @@ class Walk:
         self.is_cut |= here < self.size
         return here
 
+    def everywhere(self, here: int, tags: Collection[int], vrs: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Yield tag and value of each of ``tags`` and of each with one of ``vrs``, however deep, in bounded memory.
+
+        Raises:
+            DicomProblem: too many elements, nested too deeply, or an item that does not end where it says.
+        """
+        opened = [
+            (self.size, -1, False)
+        ]  # where a data set or a sequence ends; by which delimiter, if any; is it a sequence
+        while opened:
+            end, delimiter, is_sequence = opened[-1]
+            if here + 8 > end:
+                if delimiter >= 0:
+                    raise DicomProblem(Reason.CORRUPT)
+                opened.pop()
+                here = end
+                continue
+            tag, vr, length, value = self._element(here)
+            stop = end if length == UNDEFINED else value + length
+            if tag == delimiter:
+                opened.pop()
+                here = value
+            elif (
+                tag in (ITEM_END, SEQUENCE_END)
+                or is_sequence != (tag == ITEM)
+                or stop > end
+                or len(opened) > 2 * MAX_DEPTH
+            ):
+                raise DicomProblem(Reason.CORRUPT)
+            elif tag == ITEM or vr == b"SQ" or (vr in (b"", b"UN") and self._is_item(value)):
+                delimiter = (ITEM_END if tag == ITEM else SEQUENCE_END) if length == UNDEFINED else -1
+                opened.append((stop, delimiter, tag != ITEM))
+                here = value
+            else:
+                if (tag in tags or vr in vrs) and length <= MAX_VALUE:
+                    yield tag, self.read(value, length)
+                here = self._skip(value) if length == UNDEFINED else stop
+
+    def _is_item(self, here: int) -> bool:
+        return tuple(self.tag_and_length(self.read(here, 8).ljust(8), 0)[:2]) == (ITEM >> 16, ITEM & 0xFFFF)
+
     def _element(self, here: int) -> tuple[int, bytes, int, int]:
         """Return tag, VR, length of the value and where that starts."""
         at = here - self.start
@@ -122,11 +164,9 @@ class Walk:
             group, element, length = self.tag_and_length(data, at)
             return group << 16 | element, b"", length, here + 8
         group, element, vr, length = self.element(data, at)
-        if vr in SHORT_VRS:
-            return group << 16 | element, vr, length, here + 8
-        if vr in LONG_VRS:
+        if vr in LONG_VRS and group != DELIMITING:
             return group << 16 | element, vr, self.long(data, at + 8)[0], here + 12
-        if vr.isalpha() and vr.isupper():
+        if (vr in SHORT_VRS or (vr.isalpha() and vr.isupper())) and group != DELIMITING:
             return group << 16 | element, vr, length, here + 8
         group, element, length = self.tag_and_length(data, at)  # items, and writers that switch to implicit VR inside
         return group << 16 | element, b"", length, here + 8

@@ -57,6 +57,17 @@ class Parsed:
     is_cut: bool  # the file ended inside an element
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A walk that has its data set before it, from ``start`` on, in the file or inflated from there."""
+
+    walk: Walk
+    start: int
+    syntax: uid.UID
+    media_class: str
+    inflate_from: int | None
+
+
 def parse(place: Place, wanted: Wanted) -> Parsed:
     """Read the wanted elements of the file at ``place``.
 
@@ -65,23 +76,34 @@ def parse(place: Place, wanted: Wanted) -> Parsed:
         OSError: the file cannot be read.
     """
     with place.open() as file:
-        walk = Walk(file)
-        start = walk.top(_sniff(walk.read(0, 132)), META, AFTER_META)
-        fields = Fields(walk.found)
-        syntax = uid.UID(fields.text("TransferSyntaxUID"))
-        media_class, inflate_from = fields.text("MediaStorageSOPClassUID"), None
-        if syntax == uid.DeflatedExplicitVRLittleEndian:
-            file.seek(start)
-            walk, inflate_from, start = Walk(inflate(file)), start, 0
-        implicit, little = _encoding(walk.read(start, 6), syntax)
-        walk.encoded(implicit=implicit, little=little)
-        walk.top(start, wanted, PIXEL_TAGS)
-        span = _span(walk, inflate_from)
-    syntax = syntax or (uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian)
-    if not little and syntax == uid.ExplicitVRLittleEndian:
+        opened = open_walk(file)
+        walk, syntax = opened.walk, opened.syntax
+        walk.top(opened.start, wanted, PIXEL_TAGS)
+        span = _span(walk, opened.inflate_from)
+    syntax = syntax or (uid.ImplicitVRLittleEndian if walk.implicit else uid.ExplicitVRLittleEndian)
+    if not walk.little and syntax == uid.ExplicitVRLittleEndian:
         syntax = uid.ExplicitVRBigEndian
-    fields = Fields(walk.found, little=little)
-    return Parsed(fields, walk.items, str(syntax), media_class, span, walk.is_cut)
+    fields = Fields(walk.found, little=walk.little)
+    return Parsed(fields, walk.items, str(syntax), opened.media_class, span, walk.is_cut)
+
+
+def open_walk(file: BinaryIO) -> Opened:
+    """Read the file meta information.
+
+    Raises:
+        DicomProblem: empty, not DICOM, cut before its data set, inflating beyond ``MAX_INFLATED``.
+    """
+    walk = Walk(file)
+    start = walk.top(_sniff(walk.read(0, 132)), META, AFTER_META)
+    fields = Fields(walk.found)
+    syntax = uid.UID(fields.text("TransferSyntaxUID"))
+    inflate_from = None
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        file.seek(start)
+        walk, inflate_from, start = Walk(inflate(file)), start, 0
+    implicit, little = _encoding(walk.read(start, 6), syntax)
+    walk.encoded(implicit=implicit, little=little)
+    return Opened(walk, start, syntax, fields.text("MediaStorageSOPClassUID"), inflate_from)
 
 
 def inflate(file: BinaryIO) -> BinaryIO:

@@ -6,25 +6,27 @@ plane, pixels inside by the centre, an inner contour of one structure cutting a 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
+from pydicom.datadict import dictionary_VR, keyword_dict
 from pydicom.dataset import Dataset
 
 from medssl.core.places import Place
+from medssl.dicom.anatomy import name_of
+from medssl.dicom.fields import tag_of, words_of
+from medssl.dicom.parse import open_walk
 from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
 
 MAX_BYTES = 1 << 30  # of the masks of one object, and of the object itself
-PLAIN = re.compile(r"[A-Za-z0-9 _.,()+-]*")  # of a label that its words and numbers say wholly
-# of radiotherapy
-PLANNING_WORDS = frozenset(["gtv", "ctv", "ptv", "itv", "oar", "external", "contour", "l", "r", "lt", "rt"])
+SOP_CLASS, IMAGE = tag_of("SOPClassUID")[0], tag_of("ReferencedSOPInstanceUID")[0]
+IDS = [tag_of(keyword)[0] for keyword in ("PatientID", "OtherPatientIDs")]
+NAMES = frozenset([*IDS, *(tag for tag in keyword_dict.values() if dictionary_VR(tag) == "PN")])
+WANTED = NAMES | {SOP_CLASS, IMAGE}
 PLANE_TOLERANCE = 0.25  # of the distance between slices: a contour further away lies on no slice
 
 
@@ -46,10 +48,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A readable object, and the SOP instance UIDs of the images that it was drawn on."""
+    """A readable object, the SOP instance UIDs of the images that it was drawn on, and the words of names in it."""
 
     dataset: Dataset
     images: frozenset[str]
+    names: frozenset[str]
 
     def on(self, grid: Grid) -> Drawn:
         """Return the segments on ``grid``.
@@ -60,7 +63,8 @@ class Segmentation:
         try:
             with quiet():
                 is_contours = self.dataset.SOPClassUID == uid.RTStructureSetStorage
-                drawn = _contours(self.dataset, grid) if is_contours else _segments(self.dataset, grid)
+                draw = _contours if is_contours else _segments
+                drawn = draw(self.dataset, grid, self.names)
         except DicomProblem:
             raise
         except Exception:  # highdicom and pydicom raise nearly anything on damaged input
@@ -68,6 +72,17 @@ class Segmentation:
         if not drawn.masks.any():
             raise DicomProblem(Reason.MASK_EMPTY)
         return drawn
+
+
+def images_of(place: Place) -> frozenset[str]:
+    """Return the SOP instance UIDs that a SEG or an RT structure set refers to; its masks are not read.
+
+    Raises:
+        DicomProblem: too large, or not to be read.
+        OSError: the file cannot be read.
+    """
+    with place.open() as file, quiet():
+        return _scanned(file)[0]
 
 
 def read_segmentation(place: Place) -> Segmentation:
@@ -78,31 +93,40 @@ def read_segmentation(place: Place) -> Segmentation:
         OSError: the file cannot be read.
     """
     with place.open() as file, quiet():
-        if file.seek(0, 2) > MAX_BYTES:
-            raise DicomProblem(Reason.TOO_LARGE)
+        images, names = _scanned(file)
         file.seek(0)
         try:
-            dataset = dcmread(file, force=True)
-            if dataset.SOPClassUID == uid.SurfaceSegmentationStorage:
-                raise DicomProblem(Reason.UNSUPPORTED_OBJECT)
-            return Segmentation(dataset, frozenset(_references(dataset)))
-        except DicomProblem:
-            raise
+            return Segmentation(dcmread(file, force=True), images, names)
         except Exception:
             raise DicomProblem(Reason.CORRUPT) from None
 
 
-def _references(dataset: Dataset) -> Iterator[str]:
-    """Yield every referenced SOP instance UID, at any depth."""
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _references(item)
-        elif element.keyword == "ReferencedSOPInstanceUID" and element.value:
-            yield str(element.value)
+def _scanned(file: BinaryIO) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the images that an object refers to and the words of names in it, before pydicom builds what is nested."""
+    if file.seek(0, 2) > MAX_BYTES:
+        raise DicomProblem(Reason.TOO_LARGE)
+    file.seek(0)
+    images: set[str] = set()
+    names: set[str] = set()
+    try:
+        opened = open_walk(file)
+        found = opened.walk.everywhere(opened.start, WANTED, {b"PN"})
+        for tag, value in found:
+            text = value.decode("latin-1").strip(" \0")  # the words that a label may hold are ASCII
+            if tag == SOP_CLASS and text == uid.SurfaceSegmentationStorage:
+                raise DicomProblem(Reason.UNSUPPORTED_OBJECT)
+            if tag == IMAGE:
+                images.add(text)
+            elif tag != SOP_CLASS:
+                names |= words_of(text)
+    except (DicomProblem, OSError):
+        raise
+    except Exception:
+        raise DicomProblem(Reason.CORRUPT) from None
+    return frozenset(images - {""}), frozenset(names)
 
 
-def _segments(dataset: Dataset, grid: Grid) -> Drawn:
+def _segments(dataset: Dataset, grid: Grid, names: frozenset[str]) -> Drawn:
     from highdicom import VolumeGeometry
     from highdicom.seg import Segmentation as Seg
     from highdicom.seg import SegmentationTypeValues
@@ -120,15 +144,15 @@ def _segments(dataset: Dataset, grid: Grid) -> Drawn:
             masks[index] = volume.match_geometry(place, tol=1e-3).array
         except (RuntimeError, ValueError):
             raise DicomProblem(Reason.MASK_GEOMETRY) from None
-    return Drawn(masks, tuple(_name_of_segment(seg.get_segment_description(n), n) for n in numbers))
+    return Drawn(masks, tuple(_name_of_segment(seg.get_segment_description(n), n, names) for n in numbers))
 
 
-def _name_of_segment(segment: Any, number: int) -> str:
-    return name_of(number, str(segment.segment_label), str(segment.segmented_property_type.meaning))
+def _name_of_segment(segment: Any, number: int, names: frozenset[str]) -> str:
+    return name_of(number, names, str(segment.segment_label), str(segment.segmented_property_type.meaning))
 
 
-def _contours(dataset: Dataset, grid: Grid) -> Drawn:
-    names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in dataset.StructureSetROISequence}
+def _contours(dataset: Dataset, grid: Grid, names: frozenset[str]) -> Drawn:
+    labels = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in dataset.StructureSetROISequence}
     drawn = [roi for roi in dataset.ROIContourSequence if roi.get("ContourSequence")]
     _expect_room(len(drawn), grid)
     masks = np.zeros((len(drawn), *grid.shape), np.uint8)
@@ -137,7 +161,7 @@ def _contours(dataset: Dataset, grid: Grid) -> Drawn:
             if contour.ContourGeometricType in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 _fill(mask, np.array(contour.ContourData, float).reshape(-1, 3), grid)
     numbers = [int(roi.ReferencedROINumber) for roi in drawn]
-    return Drawn(masks, tuple(name_of(number, names.get(number, "")) for number in numbers))
+    return Drawn(masks, tuple(name_of(number, names, labels.get(number, "")) for number in numbers))
 
 
 def _fill(mask: NDArray[np.uint8], points: NDArray[np.float64], grid: Grid) -> None:
@@ -161,26 +185,3 @@ def _expect_room(num: int, grid: Grid) -> None:
         raise DicomProblem(Reason.MASK_EMPTY)
     if num * np.prod(grid.shape, dtype=np.int64) > MAX_BYTES:
         raise DicomProblem(Reason.TOO_LARGE)
-
-
-def name_of(number: int, *labels: str) -> str:
-    """Return the first of ``labels`` that may enter a pool: one made of words that SNOMED CT names anatomy with.
-
-    Labels are free text, so that any other word could be a name, and several digits a date or a record number: one
-    number of up to two digits may stand beside the words. Without a label that will do, it is a number.
-    """
-    for label in labels:
-        words = re.findall(r"[A-Za-z][a-z]*|[A-Z]+|\d+", label) if PLAIN.fullmatch(label) else []
-        numbers = [word for word in words if word.isdigit()]
-        known = all(word.casefold() in _words() for word in words if word not in numbers)
-        if len(words) > len(numbers) and known and (not numbers or (len(numbers) == 1 and len(numbers[0]) < 3)):
-            return " ".join(label.split())
-    return f"segment {number}"
-
-
-@cache
-def _words() -> frozenset[str]:
-    from pydicom.sr.codedict import codes
-
-    found = (word for keyword in codes.SCT.dir() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", keyword))
-    return frozenset(word.casefold() for word in found) | PLANNING_WORDS

@@ -14,7 +14,7 @@ import polars as pl
 from medssl.core.types import Outcome
 from medssl.dicom.deidentify import Pseudonyms
 from medssl.dicom.reasons import DicomProblem, Reason
-from medssl.dicom.segmentation import Grid, read_segmentation
+from medssl.dicom.segmentation import Grid, images_of, read_segmentation
 from medssl.ingest.executors import Died, Executor
 from medssl.ingest.index import Entries, Entry
 from medssl.ingest.work import Work
@@ -121,12 +121,12 @@ def _fate(key: str, volume: str | None, made: dict[str, Any] | Reason | Died) ->
 def _images(task: _Task) -> frozenset[str] | Reason:
     """Return the pseudonyms of the images that a segmentation refers to."""
     try:
-        found = read_segmentation(task.found.load().file.place)
+        images = images_of(task.found.load().file.place)
     except DicomProblem as problem:
         return problem.reason
     except OSError:
         return Reason.UNREADABLE
-    return frozenset(task.pseudonyms.uid("sop", image) for image in found.images)
+    return frozenset(task.pseudonyms.uid("sop", image) for image in images)
 
 
 def _draw(task: _Task) -> dict[str, Any] | Reason:

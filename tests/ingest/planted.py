@@ -15,6 +15,7 @@ import blosc2
 import nibabel
 import numpy as np
 import polars as pl
+from drawings import drawn_masks, grid_of, seg_of, series, square, structure_set
 from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.datadict import DicomDictionary, tag_for_keyword
@@ -26,6 +27,7 @@ from medssl.dicom import wanted
 PLANTED = [
     *(part for value in IDENTIFIERS.values() for part in value.split("^") if part != "Dr"),
     *("Quillfeather", "Ottoline", "Zanzibart", "7719204", "1961-04-17", "20170203", "2017-02-03", ROOT, "PlantedPath"),
+    *("Walker", "Harris"),  # words of SNOMED CT, in labels
 ]
 TEXT = "Ottoline Quillfeather MRN7719204 of PlantedPath"
 VALUES: dict[str, str | bytes] = {
@@ -103,7 +105,7 @@ def export(source: Path) -> Path:
 
 
 def full_export(source: Path) -> Path:
-    """Add to ``export``: objects with every element planted, a medium, archives, NIfTI and raster images."""
+    """Add to ``export``: objects with every element planted, a medium, archives, masks, NIfTI and raster images."""
     folder = export(source) / "PlantedPath_Ottoline"
     full = named(radiograph("full"))
     plant(full)
@@ -129,7 +131,26 @@ def full_export(source: Path) -> Path:
         archive.addfile(info, io.BytesIO(encoded(radiograph("in the tar"))[: len(image)].ljust(len(image), b"\0")))
     _nifti(folder / "sub-Quillfeather_T1w.nii.gz")
     _raster(folder / "Quillfeather.png")
+    segmented(folder)
     return source
+
+
+def segmented(folder: Path) -> Path:
+    """Write a CT, and a SEG and a structure set of it whose labels are names."""
+    images = series()
+    for index, ds in enumerate(images):
+        ds.StudyInstanceUID = ds.SeriesInstanceUID = f"{ROOT}5550199"
+        save(ds, folder / "Quillfeather CT" / f"{index}.dcm")
+    named = seg_of(images, drawn_masks(images), ["Harris Walker", "PTV Ottoline"])
+    named.ContentCreatorName = "Walker^Harris"
+    for segment in named.SegmentSequence:
+        segment.SegmentDescription = TEXT
+        segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "Walker"
+    save(named, folder / "Walker.seg")
+    drawn = structure_set(images, [square(grid_of(images), 3, 4.5, 20.5)], "PTV WALKER")
+    drawn.StructureSetLabel, drawn.ReviewerName = "Quillfeather", "Walker^Harris"
+    save(drawn, folder / "Walker.rt")
+    return folder
 
 
 def _nifti(path: Path) -> None:

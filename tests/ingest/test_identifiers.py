@@ -22,7 +22,7 @@ from pydicom import uid
 from synthetic_dicom import dataset, radiograph, save, with_pixels
 
 from medssl.core.errors import MedsslError
-from medssl.dicom import deidentify, vocabulary
+from medssl.dicom import deidentify, segmentation, vocabulary
 from medssl.dicom.deidentify import Pseudonyms
 from medssl.ingest import volumes
 from medssl.ingest.executors import Workers
@@ -92,7 +92,8 @@ def test_nothing_planted_anywhere_in_the_input_is_in_anything_that_was_made(
         made = make(tmp_path, source, capfd, labels=given, tasks=["finding"], images=images)
     found = Pool.open(made.pool)
     kinds = found.catalog.volumes.group_by("modality").len().sort("modality").rows()
-    assert dict(kinds) == {"CT": 2, "DX": 8, "MR": 1}
+    assert dict(kinds) == {"CT": 3, "DX": 8, "MR": 1}
+    assert sorted(found.masks["labels"].to_list()) == [["segment 1", "segment 2"], ["segment 4"]]
     assert leaks(made.root) == set()
     assert found_in(iter([("", made.shown), ("", caplog.text)])) == set()
     assert not (tmp_path / "made" / "pool.ingest").exists()
@@ -135,6 +136,10 @@ def in_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumes, "picture", leaky)
 
 
+def in_labels_of_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmentation, "name_of", lambda number, names, *labels: labels[0])
+
+
 def in_journal_and_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Journal.start.__func__  # type: ignore[attr-defined]
 
@@ -149,6 +154,7 @@ LEAKS = {
     in_metalayer: r"\.tar$",
     in_cells: r"instances\.parquet$",
     in_voxels: r"\.tar$",
+    in_labels_of_masks: r"masks\.parquet$",
     in_journal_and_mlflow: r"journal\.jsonl$",
 }
 
@@ -158,6 +164,7 @@ def test_the_search_finds_what_a_build_leaks_on_purpose(
     leak, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(radiograph("x", np.arange(1600, dtype=np.uint16).reshape(40, 40)), source / "PlantedPath_x.dcm")
+    planted.segmented(source)
     leak(monkeypatch)
     monkeypatch.setattr("medssl.verbs.ingest.Workers", lambda num, guarded: Workers(num))  # here, where it leaks
     made = make(tmp_path, source, capfd, with_mlflow=leak is in_journal_and_mlflow)

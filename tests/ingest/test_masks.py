@@ -6,9 +6,9 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+from drawings import drawn_masks, grid_of, seg_of, series, square, structure_set
 from pydicom.dataset import Dataset
 from synthetic_dicom import ct_slice, save
-from test_segmentation import drawn_masks, grid_of, seg_of, series, square, structure_set
 
 from medssl.ingest.executors import Workers
 from medssl.ingest.ingest import ingest
