@@ -109,12 +109,15 @@ class Walk:
         self.is_cut |= here < self.size
         return here
 
-    def everywhere(self, here: int, tags: Collection[int], vrs: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+    def everywhere(
+        self, here: int, tags: Collection[int], vrs: Collection[bytes], *, max_elements: int, max_items: int
+    ) -> Iterator[tuple[int, bytes]]:
         """Yield tag and value of each of ``tags`` and of each with one of ``vrs``, however deep, in bounded memory.
 
         Raises:
-            DicomProblem: too many elements, nested too deeply, or an item that does not end where it says.
+            DicomProblem: too many elements or items, nested too deeply, or an item that does not end where it says.
         """
+        num_items = 0
         opened = [
             (self.size, -1, False)
         ]  # where a data set or a sequence ends; by which delimiter, if any; is it a sequence
@@ -128,6 +131,9 @@ class Walk:
                 continue
             tag, vr, length, value = self._element(here)
             stop = end if length == UNDEFINED else value + length
+            num_items += tag == ITEM
+            if self.num_elements > max_elements or num_items > max_items:
+                raise DicomProblem(Reason.TOO_LARGE)
             if tag == delimiter:
                 opened.pop()
                 here = value

@@ -23,6 +23,9 @@ from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
 
 MAX_BYTES = 1 << 30  # of the masks of one object, and of the object itself
+# At any depth: 20,000 frames of a SEG, 50,000 contours. 10 KB can hold a million, of which pydicom needs 1 KB an item.
+MAX_ELEMENTS, MAX_ITEMS = 500_000, 150_000
+MAX_NAMES = 1 << 20  # bytes of all names
 SOP_CLASS, IMAGE = tag_of("SOPClassUID")[0], tag_of("ReferencedSOPInstanceUID")[0]
 IDS = [tag_of(keyword)[0] for keyword in ("PatientID", "OtherPatientIDs")]
 NAMES = frozenset([*IDS, *(tag for tag in keyword_dict.values() if dictionary_VR(tag) == "PN")])
@@ -108,9 +111,10 @@ def _scanned(file: BinaryIO) -> tuple[frozenset[str], frozenset[str]]:
     file.seek(0)
     images: set[str] = set()
     names: set[str] = set()
+    num_bytes = 0
     try:
         opened = open_walk(file)
-        found = opened.walk.everywhere(opened.start, WANTED, {b"PN"})
+        found = opened.walk.everywhere(opened.start, WANTED, {b"PN"}, max_elements=MAX_ELEMENTS, max_items=MAX_ITEMS)
         for tag, value in found:
             text = value.decode("latin-1").strip(" \0")  # the words that a label may hold are ASCII
             if tag == SOP_CLASS and text == uid.SurfaceSegmentationStorage:
@@ -119,6 +123,9 @@ def _scanned(file: BinaryIO) -> tuple[frozenset[str], frozenset[str]]:
                 images.add(text)
             elif tag != SOP_CLASS:
                 names |= words_of(text)
+                num_bytes += len(value)
+            if num_bytes > MAX_NAMES:
+                raise DicomProblem(Reason.TOO_LARGE)
     except (DicomProblem, OSError):
         raise
     except Exception:

@@ -1,4 +1,4 @@
-"""Mutated DICOM files by the thousand: each must end as an image or as a reason, in bounded time and memory.
+"""Mutated DICOM files by the thousand: each must end as an image, a mask or a reason, in bounded time and memory.
 
     python tests/dicom/fuzz.py --files 100000 --seed 0 --workers 2
 
@@ -27,7 +27,9 @@ from typing import BinaryIO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from drawings import drawn_masks, grid_of, seg_of, series, square, structure_set
 from objects import many_frames
+from pydicom import uid
 from synthetic_dicom import LOSSLESS, ct_slice, encoded, radiograph
 
 from medssl.dicom import read
@@ -35,6 +37,7 @@ from medssl.dicom.decode import decode_frames
 from medssl.dicom.objects import Kind, kind_of
 from medssl.dicom.quiet import quiet
 from medssl.dicom.reasons import DicomProblem, Reason
+from medssl.dicom.segmentation import Grid, read_segmentation
 
 MAX_FILE = 96 << 10  # bytes of a file to mutate
 SECONDS_A_FILE = 30
@@ -67,7 +70,23 @@ def corpus() -> list[bytes]:
     published = [path.read_bytes() for path in paths if path.suffix != ".csv" and path.stat().st_size <= MAX_FILE]
     synthetic = [encoded(make(), syntax) for make in (radiograph, lambda: ct_slice(1.0)) for syntax in LOSSLESS]
     synthetic += [encoded(many_frames(4), syntax) for syntax in LOSSLESS]
+    synthetic += segmentations()
     return published + synthetic * max(1, len(published) // len(synthetic) // 2)
+
+
+def segmentations() -> list[bytes]:
+    """Return a SEG and a structure set that lie on ``grid``, explicit, implicit and deflated."""
+    images = series()
+    contours = [square(grid(), 3, 4.5, 20.5), square(grid(), 3, 9.5, 12.5), square(grid(), 4, 2.5, 5.5)]
+    made = seg_of(images, drawn_masks(images)), structure_set(images, contours)
+    syntaxes = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
+    return [encoded(ds, syntax) for ds in made for syntax in syntaxes]
+
+
+@cache
+def grid() -> Grid:
+    """Return the grid of the images that the synthetic segmentations are drawn on."""
+    return grid_of(series())
 
 
 def mutated(rng: random.Random, files: Sequence[bytes]) -> bytes:
@@ -142,6 +161,9 @@ def outcome(data: bytes, *, every_class: bool, pixels: bool = True) -> str:
     read.kind_of = _decodable if every_class else kind_of
     try:
         found = read.read_header(InMemory(data))
+        if found.reason is Reason.SEGMENTATION and pixels:
+            read_segmentation(InMemory(data)).on(grid())
+            return "drawn"
         if found.header is None:
             return f"header: {Reason(found.reason or '')}"
         if not pixels:

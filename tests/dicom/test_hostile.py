@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from drawings import series, structure_set
 from fuzz import InMemory
 from objects import cine, many_frames
 from pydicom import uid
@@ -16,14 +17,15 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate, generate_frames
 from synthetic_dicom import ct_slice, encoded, radiograph
 
-from medssl.dicom import elements
+from medssl.dicom import elements, segmentation
 from medssl.dicom.decode import decode_frames
 from medssl.dicom.header import Read
 from medssl.dicom.read import read_header
 from medssl.dicom.reasons import DicomProblem, Reason
 
 ITEM, PER_FRAME, POSITION = b"\xfe\xff\x00\xe0", b"\x00\x52\x30\x92", b"\x20\x00\x13\x91"
-UNDEFINED = b"\xff" * 4
+UNDEFINED, SEQUENCE_END = b"\xff" * 4, b"\xfe\xff\xdd\xe0" + b"\0" * 4
+OBSERVATIONS, PRIVATE = b"\x06\x30\x80\x00SQ\0\0", b"\x11\x00\x00\x10"
 
 
 def measured(data: bytes) -> tuple[Read, int]:
@@ -61,6 +63,44 @@ def test_a_million_empty_items_are_too_many() -> None:
     found, peak = measured(before_groups() + PER_FRAME + UNDEFINED + (ITEM + b"\0" * 4) * 1_000_000)
     assert found.reason is Reason.TOO_LARGE
     assert peak < 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ((ITEM + b"\0" * 4) * 20_000, Reason.TOO_LARGE),
+        ((ITEM + (4000).to_bytes(4, "little") + (PRIVATE + b"LO\0\0") * 500) * 100, Reason.TOO_LARGE),
+        ((PRIVATE + b"PN\xfe\xff" + b"Quillfeather " * 5041 + b" ") * 17, Reason.TOO_LARGE),
+        ((ITEM + UNDEFINED + OBSERVATIONS + UNDEFINED) * 200, Reason.CORRUPT),
+        # an item that ends inside of a value, behind which millions could hide
+        (ITEM + b"\x08\0\0\0" + PRIVATE + b"LO\xff\xff" + (ITEM + b"\0" * 4) * 300_000, Reason.CORRUPT),
+        (ITEM + b"\x08\0\0\0" + b"\xfe\xff\x0d\xe0" + b"\0" * 4, Reason.CORRUPT),
+    ],
+    ids=["items", "elements", "names", "nesting", "overlap", "stray end"],
+)
+def test_a_segmentation_is_measured_before_pydicom_builds_what_is_nested(
+    content: bytes, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "MAX_ELEMENTS", 40_000)
+    monkeypatch.setattr(segmentation, "MAX_ITEMS", 10_000)
+    sequence = content if content.startswith(PRIVATE) else OBSERVATIONS + UNDEFINED + content + SEQUENCE_END
+    data = InMemory(encoded(structure_set(series(), [])) + sequence)
+    for read in (segmentation.images_of, segmentation.read_segmentation):
+        with pytest.raises(DicomProblem) as caught:
+            read(data)
+        assert caught.value.reason is reason
+
+
+def test_three_hundred_thousand_empty_items_in_a_segmentation_cost_no_memory() -> None:
+    content = OBSERVATIONS + UNDEFINED + (ITEM + b"\0" * 4) * 300_000 + SEQUENCE_END
+    data = InMemory(encoded(structure_set(series(), [])) + content)
+    tracemalloc.start()
+    with pytest.raises(DicomProblem) as caught:
+        segmentation.read_segmentation(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert peak < 8 << 20
 
 
 def test_elements_without_end_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
