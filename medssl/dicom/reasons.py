@@ -105,7 +105,14 @@ EXCLUDED = frozenset(
     }
 )
 # What may have nothing to do with the file: a later run looks again.
-PASSING = frozenset({Reason.UNREADABLE, Reason.SOURCE_CHANGED, *(r for r in Reason if r.startswith("needs_"))})
+PASSING = frozenset(
+    {
+        Reason.UNREADABLE,
+        Reason.SOURCE_CHANGED,
+        Reason.MASK_WITHOUT_IMAGE,
+        *(reason for reason in Reason if reason.startswith("needs_")),
+    }
+)
 
 
 class DicomProblem(Exception):

@@ -38,7 +38,6 @@ class Known:
         self._row = {key: row for row, key in enumerate(self._rows["source_key"])}
         reason = self._rows["reason"].set(self._rows["volume"].is_not_null(), None)  # of what left nothing
         self._is_passing = reason.is_in([*PASSING, *lifted]).fill_null(False).to_numpy()
-        self._lacks_image = (reason == Reason.MASK_WITHOUT_IMAGE).fill_null(False).to_numpy()
         self._is_in_pool = self._rows["volume"].is_not_null().to_numpy()
         self._mark = self._rows["mark"].fill_null(NO_MARK).to_numpy()
         self.num_changed, self.changed = 0, list[str]()
@@ -66,19 +65,15 @@ class Known:
         A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
         image that a table names now and did not before. New as well, under the key that it has, is one that could not
         be read, or not without a package that was not there, or that the rules of this run allow and others did not;
-        so is a mask whose image was not there, if anything else is new, and what left nothing in the pool and has
-        another mark now. What is in the pool stays as it is; such files that changed are counted.
+        so is what left nothing in the pool and has another mark now. What is in the pool stays as it is; such files that changed are counted.
 
         Raises:
             MedsslError: the pool knows other files under these names; after the last of them.
         """
         folders: dict[PurePosixPath, NamedFile] = {}
-        without_image: list[NamedFile] = []
-        has_new = False
         for file in files:
             key, row = self._find(file)
             if row is None:
-                has_new = True
                 yield True, key, file
                 continue
             if self._is_in_pool[row] and self._has_changed(row, key, file):
@@ -86,11 +81,7 @@ class Known:
                 self.changed += [file.relative] if self.num_changed <= NAMED else []
             if self._has_sop[row] and file.is_readable and not isinstance(file.place, WebInstance):  # named by its UIDs
                 folders.setdefault(PurePosixPath(file.relative).parent, (key, file))
-            if self._lacks_image[row]:
-                without_image.append((key, file))
-                continue
             yield False, key, file
-        yield from ((has_new, key, file) for key, file in without_image)
         self._expect_same(list(folders.values()))
 
     def _find(self, file: SourceFile) -> tuple[str, int | None]:

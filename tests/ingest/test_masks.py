@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from drawings import drawn_masks, grid_of, seg_of, series, square, structure_set
 from pydicom.dataset import Dataset
-from synthetic_dicom import ct_slice, save
+from synthetic_dicom import radiograph, save
 
 from medssl.ingest.executors import Workers
 from medssl.ingest.ingest import ingest
@@ -56,17 +56,22 @@ def test_a_segmentation_that_comes_later_finds_its_volume_in_the_pool(pool: Pool
     assert Pool.open(pool.path).masks.height == 1
 
 
-def test_a_segmentation_that_came_first_is_looked_at_again_when_images_come(pool: Pool, key: Key, source: Path) -> None:
+def test_a_segmentation_that_came_before_its_image_is_drawn_when_both_are_given(
+    pool: Pool, key: Key, source: Path
+) -> None:
     images = series()
-    save(ct_slice(0, "other", SeriesInstanceUID="1.2.3"), source / "other.dcm")
-    seg_of(images, drawn_masks(images)).save_as(source / "seg.dcm")
+    save(structure_set(images, [square(grid_of(images), 3, 4.5, 20.5)]), source / "rt.dcm")
+    save(radiograph("another", SeriesInstanceUID="1.2.3.4.5"), source / "other.dcm")
     ingest([source], pool, key)
-    assert reasons(Pool.open(pool.path))["excluded mask_without_image"] == 1
-    assert ingest([source], Pool.open(pool.path), key).num_files == 0
+    assert reasons(Pool.open(pool.path)) == {"excluded mask_without_image": 1}
+    ingest([source], Pool.open(pool.path), key)
+    assert reasons(Pool.open(pool.path)) == {"excluded mask_without_image": 1}
     write(images, source)
     ingest([source], Pool.open(pool.path), key)
-    assert Pool.open(pool.path).masks.height == 1
-    assert ingest([source], Pool.open(pool.path), key).num_files == 0
+    found = Pool.open(pool.path)
+    assert reasons(found) == {"label segmentation": 1}
+    assert found.masks["labels"].to_list() == [["Liver"]]
+    assert found.verify() == []
 
 
 def test_segmentations_without_their_image_on_another_grid_or_damaged_say_so(
