@@ -7,7 +7,8 @@ a finding, has no weight, the figure is undefined: NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,18 @@ from numpy.typing import NDArray
 
 from medssl.evaluation.problem import Floats
 
+OfCurve = Callable[[Floats, Floats], Floats]  # weight of true and of false positives, R G each -> R values
 SLACK = 1e-12  # a specificity of exactly 0.95 is not missed by a rounding
 
 
 def auroc(truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
     """Return the area under the ROC curve: of class 1 of two, else the macro mean of one-vs-rest or of findings."""
-    return _over_classes(_binary_auroc, truth, predictions, weights)
+    return _over_classes(area, truth, predictions, weights)
 
 
 def auprc(truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
     """Return average precision; classes and findings as in ``auroc``."""
-    return _over_classes(_binary_auprc, truth, predictions, weights)
+    return _over_classes(average_precision, truth, predictions, weights)
 
 
 def sensitivity_at(specificity: float) -> Callable[[NDArray[Any], Floats, Floats], Floats]:
@@ -33,17 +35,7 @@ def sensitivity_at(specificity: float) -> Callable[[NDArray[Any], Floats, Floats
 
     The threshold is chosen on the rows that are judged, as the ROC curve is drawn; it is no threshold set beforehand.
     """
-
-    def binary(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-        pos, neg = tied(-score, weights * positive, weights * ~positive)
-        specific = 1 - ratio(np.cumsum(neg, axis=1), neg.sum(1, keepdims=True)) >= specificity - SLACK
-        reached = np.where(specific, np.cumsum(pos, axis=1), 0).max(1)
-        return np.asarray(np.where(neg.sum(1) > 0, ratio(reached, pos.sum(1)), np.nan))
-
-    def measure(truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
-        return _over_classes(binary, truth, predictions, weights)
-
-    return measure
+    return partial(_over_classes, sensitivity_of(specificity))
 
 
 def balanced_accuracy(truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
@@ -69,33 +61,58 @@ def decided(truth: NDArray[Any], predictions: Floats) -> tuple[Floats, Floats]:
     return (truth[:, None] == classes) * 1.0, (predictions.argmax(1)[:, None] == classes) * 1.0
 
 
-def _over_classes(
-    binary: Callable[[NDArray[np.bool_], Floats, Floats], Floats],
-    truth: NDArray[Any],
-    predictions: Floats,
-    weights: Floats,
-) -> Floats:
+def curves(truth: NDArray[Any], predictions: Floats, weights: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """Yield the ROC curve of class 1 of two, else of each class against the rest, or of each finding.
+
+    A curve is the weight of true and of false positives at each threshold, from the highest on: ``R G`` each.
+    """
     num = predictions.shape[1]
     if truth.ndim == 1 and num == 2:
-        return binary(truth == 1, predictions[:, 1], weights)
+        yield _curve(truth == 1, predictions[:, 1], weights)
+        return
     positive = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(num)  # N K
-    values = [binary(positive[:, k], predictions[:, k], weights) for k in range(num)]
+    for k in range(num):
+        yield _curve(positive[:, k], predictions[:, k], weights)
+
+
+def area(true: Floats, false: Floats) -> Floats:
+    """Return the area under a ROC curve; a tie counts half."""
+    height = true - np.diff(true, axis=1, prepend=0) / 2
+    return ratio((height * np.diff(false, axis=1, prepend=0)).sum(1), true[:, -1] * false[:, -1])
+
+
+def average_precision(true: Floats, false: Floats) -> Floats:
+    """Return the mean precision over the positives."""
+    flagged = true + false
+    precision = np.divide(true, flagged, out=np.zeros_like(flagged), where=flagged > 0)
+    found = ratio((np.diff(true, axis=1, prepend=0) * precision).sum(1), true[:, -1])
+    return np.asarray(np.where(false[:, -1] > 0, found, np.nan))
+
+
+def sensitivity_of(specificity: float) -> OfCurve:
+    """Return what reads the sensitivity at this specificity off a curve."""
+
+    def reached(true: Floats, false: Floats) -> Floats:
+        specific = 1 - ratio(false, false[:, -1:]) >= specificity - SLACK
+        most = np.where(specific, true, 0).max(1)
+        return np.asarray(np.where(false[:, -1] > 0, ratio(most, true[:, -1]), np.nan))
+
+    return reached
+
+
+def _over_classes(of_curve: OfCurve, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
+    values = [of_curve(*curve) for curve in curves(truth, predictions, weights)]
     return np.asarray(np.mean(values, axis=0))  # a NaN of one class is a NaN of the mean
 
 
-def _binary_auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    pos, neg = tied(score, weights * positive, weights * ~positive)
-    beaten = np.cumsum(neg, axis=1) - neg / 2  # a tie counts half
-    return ratio((pos * beaten).sum(1), pos.sum(1) * neg.sum(1))
-
-
-def _binary_auprc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    pos, neg = tied(-score, weights * positive, weights * ~positive)
-    true_positives = np.cumsum(pos, axis=1)
-    flagged = true_positives + np.cumsum(neg, axis=1)
-    precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
-    area = ratio((pos * precision).sum(1), pos.sum(1))
-    return np.asarray(np.where(neg.sum(1) > 0, area, np.nan))
+def _curve(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])  # of the rows of equal score
+    ordered = weights[:, order]
+    true, flagged = np.cumsum(ordered * positive[order], axis=1), np.cumsum(ordered, axis=1)
+    if len(last) < len(order):
+        true, flagged = true[:, last], flagged[:, last]
+    return true, flagged - true
 
 
 def tied(score: NDArray[Any], *weights: Floats) -> list[Floats]:

@@ -16,6 +16,7 @@ from medssl.evaluation.draws import draw
 from medssl.evaluation.gate import GateRule
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
+from medssl.evaluation.panel import Panel, panel
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.representation import feature_std, rankme
 from medssl.evaluation.results import ENCODER, FEW, Evaluation, deciding
@@ -75,10 +76,11 @@ def evaluate(
     rows = {role: problem.rows(role) for role in Role}
     counts = {role: class_patients(problem, found) for role, found in rows.items()}
     scores, differences, spreads = dict[str, dict[str, Score]](), dict[str, Score](), dict[str, float]()
+    panels = dict[str, Panel]()
     unit = 1.0
     if measurable(problem, counts, rule):
         judge = Judge(problem, metric, level, seed, num_resamples)
-        scores, differences, spreads = _judged(judge, systems, rule)
+        scores, differences, spreads, panels = _judged(judge, systems, rule)
         unit = judge.score(judge.chance()).value if metric == "mae" else 1.0
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
@@ -98,15 +100,16 @@ def evaluate(
         kind=problem.kind,
         unit=unit,
         draw_spreads=spreads,
+        panels=panels,
     )
 
 
 def _judged(
     judge: Judge, systems: Systems, rule: GateRule
-) -> tuple[dict[str, dict[str, Score]], dict[str, Score], dict[str, float]]:
+) -> tuple[dict[str, dict[str, Score]], dict[str, Score], dict[str, float], dict[str, Panel]]:
     """Return the scores by system and probe, and encoder minus each baseline (``…_few``: both with few labels).
 
-    The third are the standard deviations of the latter between draws.
+    The third are the standard deviations of the latter between draws, the fourth all metrics of each system.
     """
     given = {
         name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
@@ -121,7 +124,9 @@ def _judged(
         name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
     } | {name: judge.difference(few[ENCODER], found, over_draws=True) for name, found in learnt.items()}
     spreads = {name: judge.draw_spread(few[ENCODER], found) for name, found in learnt.items()}
-    return scores, differences, spreads
+    panels = {name: panel(judge, found[deciding(found)]) for name, found in given.items()}
+    panels |= {f"{name}_{FEW}": panel(judge, predictions) for name, predictions in few.items()}
+    return scores, differences, spreads, panels
 
 
 def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:

@@ -33,6 +33,7 @@ class Metric:
         fraction: whether it lies in [0, 1], which its interval must not leave.
         share: whether it is 1 minus a ratio of errors (R²), which a few extreme patients pull down far more than up.
         by_class: whether every class counts alike, however rare: then its interval is as wide as the rarest makes it.
+        of_curve: reads it off a ROC curve, where it can be, for several metrics to share the sorting.
     """
 
     measure: Measure
@@ -41,6 +42,7 @@ class Metric:
     fraction: bool = False
     share: bool = False
     by_class: bool = False
+    of_curve: discrimination.OfCurve | None = None
 
     def __call__(self, truth: NDArray[Any], predictions: Floats, weights: Floats) -> Floats:
         """Return ``R`` values."""
@@ -50,13 +52,18 @@ class Metric:
 PRESENT = frozenset({CLASSES, ORDINAL, FINDINGS})
 EXCLUSIVE = frozenset({CLASSES, ORDINAL})
 
+
+def _of_curve(measure: Measure, of_curve: discrimination.OfCurve) -> Metric:
+    return Metric(measure, PRESENT, fraction=True, by_class=True, of_curve=of_curve)
+
+
 METRICS: Mapping[str, Metric] = {
-    "auroc": Metric(discrimination.auroc, PRESENT, fraction=True, by_class=True),
-    "auprc": Metric(discrimination.auprc, PRESENT, fraction=True, by_class=True),
+    "auroc": _of_curve(discrimination.auroc, discrimination.area),
+    "auprc": _of_curve(discrimination.auprc, discrimination.average_precision),
     "balanced_accuracy": Metric(discrimination.balanced_accuracy, EXCLUSIVE, fraction=True, by_class=True),
     "f1": Metric(discrimination.f1, PRESENT, fraction=True, by_class=True),
-    "sensitivity_at_90": Metric(discrimination.sensitivity_at(0.90), PRESENT, fraction=True, by_class=True),
-    "sensitivity_at_95": Metric(discrimination.sensitivity_at(0.95), PRESENT, fraction=True, by_class=True),
+    "sensitivity_at_90": _of_curve(discrimination.sensitivity_at(0.90), discrimination.sensitivity_of(0.90)),
+    "sensitivity_at_95": _of_curve(discrimination.sensitivity_at(0.95), discrimination.sensitivity_of(0.95)),
     "brier": Metric(calibration.brier, PRESENT, higher_is_better=False),
     "log_loss": Metric(calibration.log_loss, EXCLUSIVE, higher_is_better=False),
     "ece": Metric(calibration.ece, EXCLUSIVE, higher_is_better=False, fraction=True),

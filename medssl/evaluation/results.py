@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medssl.core.score import Score
 from medssl.core.types import Role
 from medssl.evaluation.gate import GateRule, Verdict, gate
+from medssl.evaluation.panel import Panel
 from medssl.evaluation.problem import Kind
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 ENCODER = "encoder"  # the system that is judged; all others are baselines
 FEW = "few"  # the name under which what was learnt from few labels stands beside the probes
 DECIDING = ("linear", "pca", FEW)  # the first of these that a system has is what it is judged by
+
+
+def plain(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Return scores by name as plain JSON types."""
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 def deciding(probes: Mapping[str, Any]) -> str:
@@ -57,7 +63,8 @@ class Evaluation:
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
     deciding probes; of few labels under ``…_few``) are empty where the labels allow no figure; the verdict then says
     what is missing. ``draw_spreads`` are the standard deviations between draws of the differences with few labels, by
-    baseline. ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
+    baseline. ``panels`` are all metrics of each system's deciding probe (few labels: ``…_few``); they decide nothing.
+    ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
     comparisons with the border of every image covered, ``warnings`` what the audits warn of, by audit: both come from
     audits, and are empty without.
     """
@@ -78,6 +85,7 @@ class Evaluation:
     kind: Kind = Kind.CLASSES
     unit: float = 1.0
     draw_spreads: Mapping[str, float] = field(default_factory=dict)
+    panels: Mapping[str, Panel] = field(default_factory=dict)
     covered: Mapping[str, Comparison] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
 
@@ -115,9 +123,15 @@ class Evaluation:
             "num_train": self.num_train,
             "num_val": self.num_val,
             "num_test": self.num_test,
-            "systems": {s: {p: asdict(score) for p, score in probes.items()} for s, probes in self.systems.items()},
-            "differences": {baseline: asdict(score) for baseline, score in self.differences.items()},
+            "systems": {system: plain(probes) for system, probes in self.systems.items()},
+            "differences": plain(self.differences),
             "draw_spreads": dict(self.draw_spreads),
+            "metrics": {system: plain(panel.metrics) for system, panel in self.panels.items()},
+            "by_class": {
+                system: plain(panel.by_class)
+                for system, panel in self.panels.items()
+                if panel.by_class and not system.endswith(f"_{FEW}")
+            },
             "covered": {baseline: asdict(found) for baseline, found in self.covered.items()},
             "warnings": dict(self.warnings),
             "feature_std": self.feature_std,

@@ -59,6 +59,9 @@ class Evaluated:
     measured: tuple[Measured, ...]
     differences: tuple[Measured, ...]
     systems: Grid
+    metrics: Grid
+    by_class: Grid
+    more_metrics: tuple[Grid, ...]
     others: Grid
     external: Grid
     domains: Grid
@@ -103,6 +106,9 @@ def evaluated(run: RunRecord, data: Mapping[str, Any], of_method: str = "") -> E
         measured=measured,
         differences=differences,
         systems=_part(lambda found: grids.systems(measured, differences, found), data, Grid()),
+        metrics=_part(grids.metrics, data if data.get("metrics") else None, Grid()),
+        by_class=_part(grids.by_class, data.get("by_class"), Grid()),
+        more_metrics=_part(grids.more_metrics, data if data.get("metrics") else None, ()),
         others=_part(grids.others, data.get("others"), Grid()),
         external=_part(grids.external, data.get("external"), Grid()),
         domains=_part(grids.domains, data.get("domains"), Grid()),

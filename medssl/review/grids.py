@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medssl.core.score import Score
+from medssl.evaluation.metrics import METRICS
 from medssl.evaluation.results import ENCODER, FEW
 from medssl.review.findings import Measured, score_of
 from medssl.review.words import name, sentence, short, system_name
@@ -52,6 +53,10 @@ class Grid:
         """Whether a cell holds a score."""
         return any(cell.score for row in self.rows for cell in row.cells)
 
+    def first(self, most: int) -> Grid:
+        """Return at most so many of the columns of figures."""
+        return replace(self, head=self.head[:most], rows=tuple(replace(r, cells=r.cells[:most]) for r in self.rows))
+
 
 def systems(measured: Sequence[Measured], differences: Sequence[Measured], data: Mapping[str, Any]) -> Grid:
     """Return a row a system and probe; the difference stands beside the probe that it is taken of."""
@@ -82,28 +87,69 @@ def systems(measured: Sequence[Measured], differences: Sequence[Measured], data:
 def others(data: Mapping[str, Any]) -> Grid:
     """Return a row an encoder that was compared with the judged one."""
     rows = [
-        Row(f"Encoder {who}", (Cell(score_of(found.get("linear"))), Cell(score_of(found.get("difference")))))
+        Row(f"Encoder {who}", tuple(Cell(score_of(found.get(part))) for part in ("linear", "knn", "difference")))
         for who, found in data.items()
     ]
     caption = (
-        "Linear probes of other encoders on the same patients; the difference is that of the judged encoder to them."
+        "Probes of other encoders on the same patients; the difference is that of the judged encoder's linear one."
     )
-    return Grid(caption, ("Linear probe", "Encoder better by"), tuple(rows))
+    return Grid(caption, ("Linear probe", "Nearest neighbours", "Encoder better by"), tuple(rows))
 
 
 def external(data: Mapping[str, Any]) -> Grid:
     """Return a row a system in each other pool, or how many labelled patients there are where they are too few."""
     rows = []
     for pool, found in data.items():
-        differences = found.get("differences") or {}
+        nearest, differences = found.get("knn") or {}, found.get("differences") or {}
         for who, score in _in_order(found.get("systems") or {}):
-            cells = Cell(score_of(score)), Cell(score_of(differences.get(who)))
+            cells = tuple(Cell(score_of(one)) for one in (score, nearest.get(who), differences.get(who)))
             rows.append(Row(f"{pool}: {system_name(who)}", cells, who == ENCODER))
         if not found.get("systems"):
             counts = ", ".join(f"{num} {name}".strip() for name, num in (found.get("patients") or {}).items())
-            rows.append(Row(pool, (Cell(text=f"too few labelled patients: {counts or 'none'}"), Cell())))
+            rows.append(Row(pool, (Cell(text=f"too few labelled patients: {counts or 'none'}"), Cell(), Cell())))
     caption = "What was learnt from this pool's dev patients, judged on labelled patients of other pools."
-    return Grid(caption, ("Score", "Encoder better by"), tuple(rows))
+    return Grid(caption, ("Linear probe", "Nearest neighbours", "Encoder better by"), tuple(rows))
+
+
+def by_system(data: Mapping[str, Mapping[str, Any]], caption: str) -> Grid:
+    """Return a row a metric or class, a column a system; ``data``: score by system and row."""
+    columns = _in_order(data)
+    names = dict.fromkeys(row for _, found in columns for row in found)
+    rows = [Row(_metric(row), tuple(Cell(score_of(found.get(row))) for _, found in columns)) for row in names]
+    return Grid(caption, tuple(sentence(system_name(who)) for who, _ in columns), tuple(rows))
+
+
+def metrics(data: Mapping[str, Any]) -> Grid:
+    """Return a row a metric, a column a system, each by the probe that decides."""
+    found = {who: scores for who, scores in data["metrics"].items() if not who.endswith(f"_{FEW}")}
+    by = name(str(data.get("metric") or "score"))
+    caption = (
+        f"Every metric of this kind of task, by the probe that decides, on the same patients. The gate goes by {by}: "
+        "another one, picked after having seen this table, proves less than its interval says."
+    )
+    return by_system(found, caption)
+
+
+def by_class(data: Mapping[str, Any]) -> Grid:
+    """Return a row a class or finding, a column a system."""
+    metric = next((found["metric"] for one in data.values() for found in one.values()), "score")
+    return by_system(data, f"{sentence(name(metric))} of each class or finding against the rest.")
+
+
+def more_metrics(data: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """Return every metric of what was learnt from few labels, of other encoders and in other pools."""
+    few = {who.removesuffix(f"_{FEW}"): one for who, one in data["metrics"].items() if who.endswith(f"_{FEW}")}
+    others = {f"encoder {who}": one["metrics"] for who, one in (data.get("others") or {}).items()}
+    made = [by_system(few, "Every metric of what was learnt from few labels, the mean of several draws of them.")]
+    made.append(by_system(others, "Every metric of other encoders' linear probes on the same patients."))
+    for pool, found in (data.get("external") or {}).items():
+        made.append(by_system(found.get("metrics") or {}, f"Every metric on the patients of {pool}."))
+    return tuple(grid for grid in made if grid.rows)
+
+
+def _metric(word: str) -> str:
+    lower = word in METRICS and not METRICS[word].higher_is_better
+    return f"{name(word)} (lower is better)" if lower else name(word)
 
 
 def domains(data: Sequence[Mapping[str, Any]]) -> Grid:

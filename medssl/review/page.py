@@ -83,6 +83,7 @@ def _contents(judged: Sequence[Evaluated]) -> list[tuple[str, str]]:
         for i, one in enumerate(judged, 1)
         for place, words, there in (
             ("", "Every system", one.measured),
+            ("-metrics", "All metrics", one.metrics.rows),
             ("-others", "Other encoders", one.others.rows),
             ("-external", "Other pools", one.external.rows),
             ("-domains", "Distance between pools", one.domains.rows),

@@ -17,6 +17,7 @@ from medssl.review.words import number, sentence, signed
 
 VERDICT_STYLE = {"go": "bold green", "no_go": "bold red", "undecided": "bold yellow"}
 WARNING_STYLE = "yellow"
+MOST_SYSTEMS = 4  # columns of a table with a row a metric; the page has them all
 ONE_LINE = 2  # columns of figures that fit in one line of 80 characters
 LABEL, MOST = 11, 32  # characters of a row's name at least, and of a column's figures that are kept together
 
@@ -27,6 +28,8 @@ def evaluation_shown(found: Evaluated) -> tuple[RenderableType, ...]:
     by_labels = curves.tables(found.curve) if found.curve else ()
     tables = {
         f"{found.task}: systems": found.systems,
+        "all metrics": found.metrics.first(MOST_SYSTEMS),
+        "each class or finding": found.by_class.first(MOST_SYSTEMS),
         "other encoders": found.others,
         "other pools": found.external,
         "distance between pools": found.domains,

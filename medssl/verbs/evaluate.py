@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from medssl.engine.distributed import device_for
 from medssl.evaluation.evaluate import class_patients, measurable
 from medssl.evaluation.evaluate import evaluate as measure
 from medssl.evaluation.few_shot import few_shot
+from medssl.evaluation.fits import knn_fit
 from medssl.evaluation.gate import Decision
-from medssl.evaluation.results import Evaluation
+from medssl.evaluation.panel import panel
+from medssl.evaluation.results import Evaluation, deciding, plain
 from medssl.evaluation.structure import structure
 from medssl.evaluation.subgroups import subgroups
 from medssl.pool.pool import Pool
@@ -113,17 +115,19 @@ def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(subject: Subject, others: Sequence[FoundEncoder]) -> dict[str, dict[str, Any]]:
-    """Return what the linear probes of other encoders reach, and by how much the judged one is better."""
+    """Return what the probes of other encoders reach, and by how much the judged one's linear probe is better."""
     judge, made = subject.judge, dict[str, dict[str, Any]]()
     for other in others:
-        theirs = replace(subject, found=other).predicted
-        figures = {"linear": judge.score(theirs), "difference": judge.difference(subject.predicted, theirs)}
-        made[other.name] = _plain(figures)
+        there = replace(subject, found=other)
+        theirs, nearest = there.predicted, judge.predicted(knn_fit(subject.problem, there.own, "encoder"))
+        figures = {"linear": judge.score(theirs), "knn": judge.score(nearest)}
+        figures["difference"] = judge.difference(subject.predicted, theirs)
+        made[other.name] = plain(figures) | {"metrics": plain(panel(judge, theirs).metrics)}
     return made
 
 
 def _external(subject: Subject) -> dict[str, dict[str, Any]]:
-    """Return the score of every system in other pools, and by how much the encoder is better there."""
+    """Return the scores of every system in other pools, and by how much the encoder is better there."""
     made: dict[str, dict[str, Any]] = {}
     for name, folder in subject.study.evaluation.external.items():
         problem, probes = outside(subject, name, folder)
@@ -132,18 +136,17 @@ def _external(subject: Subject) -> dict[str, dict[str, Any]]:
         if not measurable(problem, counts, subject.study.evaluation.gate):
             made[name] = {"patients": dict(counts[Role.TEST])}
             continue
-        given = {system: judge.predicted(fit) for system, fit in probes.items()}
+        given = {system: judge.predicted(found[deciding(found)]) for system, found in probes.items()}
+        nearest = {system: judge.predicted(found["knn"]) for system, found in probes.items() if "knn" in found}
         made[name] = {
-            "systems": _plain({system: judge.score(p) for system, p in given.items()}),
-            "differences": _plain(
+            "systems": plain({system: judge.score(p) for system, p in given.items()}),
+            "knn": plain({system: judge.score(p) for system, p in nearest.items()}),
+            "differences": plain(
                 {system: judge.difference(given["encoder"], p) for system, p in given.items() if system != "encoder"}
             ),
+            "metrics": {system: plain(panel(judge, p).metrics) for system, p in given.items()},
         }
     return made
-
-
-def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(score) for name, score in scores.items()}
 
 
 def _pictures(subject: Subject, folder: Path, *, is_measured: bool) -> None:
@@ -159,6 +162,9 @@ def _recorded(journal: Journal, measured: Evaluation, curve: Mapping[str, Any] |
             journal.artifact(made, "pictures" if made.suffix == ".png" else "")
     scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
     scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}
+    scores |= {
+        f"metrics.{system}.{metric}": s for system, p in measured.panels.items() for metric, s in p.metrics.items()
+    }
     for line in curve["lines"] if curve else ():
         scores |= {f"curve.{line['system']}.{p['fraction']:.3g}": Score(**p["score"]) for p in line["points"]}
     facts: dict[str, float | str] = {

@@ -95,16 +95,10 @@ class Subject:
     @cached_property
     def probes(self) -> Mapping[str, Mapping[str, Fit]]:
         """The probes of every system with cached features, by system and name."""
-        found = {
-            name: {
-                "knn": fits.several([fits.knn_fit(self.problem, x, name) for x in several]),
-                "linear": fits.several([fits.linear_fit(self.problem, x, name) for x in several]),
-            }
-            for name, several in self.features.items()
-        }
+        found = probes_of(self.problem, self.features, self.pixels)
         if self.study.evaluation.attentive:
             found["encoder"]["attentive"] = self._attentive()
-        return {**found, **{name: {"pca": fits.pca_fit(self.problem, x, name)} for name, x in self.pixels.items()}}
+        return found
 
     @cached_property
     def judge(self) -> Judge:
@@ -157,7 +151,21 @@ def problem_of(study: Study, task: str, volumes: pl.DataFrame, truth: Mapping[st
     )
 
 
-def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[str, Fit]]:
+def probes_of(
+    problem: Problem, features: Mapping[str, Sequence[NDArray[Any]]], pixels: Mapping[str, NDArray[Any]]
+) -> dict[str, dict[str, Fit]]:
+    """Return the probes of every system with cached features, by system and name; of ``pixels`` on components."""
+    found = {
+        name: {
+            "knn": fits.several([fits.knn_fit(problem, x, name) for x in several]),
+            "linear": fits.several([fits.linear_fit(problem, x, name) for x in several]),
+        }
+        for name, several in features.items()
+    }
+    return {**found, **{name: {"pca": fits.pca_fit(problem, x, name)} for name, x in pixels.items()}}
+
+
+def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[str, dict[str, Fit]]]:
     """Return the task judged on every labelled patient of another pool, and probes that learn on this one's.
 
     Patients that both pools know (they have, under one key) are left out.
@@ -177,10 +185,9 @@ def outside(subject: Subject, name: str, folder: Path) -> tuple[Problem, dict[st
     judged = there.data.catalog.volumes.with_columns(role=pl.lit(str(Role.TEST)))
     volumes = pl.concat([subject.data.catalog.volumes[here], judged.select(subject.data.catalog.volumes.columns)])
     problem = problem_of(study, task, volumes, {**subject.truth, **truth})
-    probes: dict[str, Fit] = {}
-    for system, pixels in subject.pixels.items():
-        probes[system] = fits.pca_fit(problem, np.concatenate([pixels[here], there.pixels[system]]), system)
-    for system, several in subject.features.items():
-        both = [np.concatenate([x[here], y]) for x, y in zip(several, there.features[system], strict=True)]
-        probes[system] = fits.several([fits.linear_fit(problem, x, system) for x in both])
-    return problem, probes
+    pixels = {system: np.concatenate([x[here], there.pixels[system]]) for system, x in subject.pixels.items()}
+    features = {
+        system: [np.concatenate([x[here], y]) for x, y in zip(several, there.features[system], strict=True)]
+        for system, several in subject.features.items()
+    }
+    return problem, probes_of(problem, features, pixels)

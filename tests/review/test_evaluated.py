@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from synthetic_study import audits, curve, few_shot, score, structure, subgroups
+from synthetic_study import audits, curve, few_shot, metrics, score, structure, subgroups
 
 from medssl.core.files import write_json
 from medssl.review.evaluated import Evaluated, evaluations
@@ -39,7 +39,10 @@ def whole(workspace: Path) -> Evaluated:
     reasons = ["It is better.", "Warning (frame alone): There is a shortcut."]
     evaluation = {
         "task": "pneumonia", "metric": "auroc", "classes": ["a", "b"], "systems": systems,
-        "differences": {"pixels": VALUE, "zebra": VALUE}, "covered": audits().to_json()["covered"],
+        "differences": {"pixels": VALUE, "zebra": VALUE},
+        "metrics": {name: metrics(0.8) for name in ("zebra", "encoder_few", "pixels", "encoder")},
+        "by_class": {name: {"effusion": VALUE, "nodule": VALUE} for name in ("pixels", "encoder")},
+        "covered": audits().to_json()["covered"],
         "few_shot": few_shot().to_json(), "structure": structure().to_json(), "subgroups": subgroups().to_json(),
         "verdict": {"decision": "go", "reasons": reasons},
     }  # fmt: skip
@@ -98,12 +101,33 @@ def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict
     alone = re.findall(figure, re.sub(told, "", text))
     above = re.findall(rf"{figure}…{figure}", text)
     assert len(alone) == len(above) > 0  # in tables of many columns a figure stands above its interval
-    assert text.count(found.run.id) == 7
+    assert text.count(found.run.id) == 9
     assert "n = 118 patients" in text
     assert "draws ± 0.040" in text
     assert "draws ± 0.052" in text  # of a difference
     assert text.index("The data set has a shortcut") < text.index("gate: go") < text.index("It is better.")
     assert "! Audits that warn, see above: frame alone." in text
+
+
+def test_every_metric_stands_beside_those_of_the_baselines_what_few_labels_taught_apart(tmp_path: Path) -> None:
+    found = whole(tmp_path)
+    assert found.metrics.head == ("Pretrained encoder", "Raw pixels", "Zebra")
+    assert [row.label for row in found.metrics.rows] == ["AUROC", "Brier score (lower is better)"]
+    assert "The gate goes by AUROC" in found.metrics.caption
+    (few,) = found.more_metrics
+    assert (few.head, "few labels" in few.caption) == (("Pretrained encoder",), True)
+    assert [row.label for row in found.by_class.rows] == ["effusion", "nodule"]
+    text = text_of(found, 80)
+    assert text.index("All metrics") < text.index("Brier score") < text.index("Each class or finding")
+
+
+def test_the_terminal_shows_the_first_systems_of_a_table_of_many(tmp_path: Path) -> None:
+    systems = {name: metrics(0.8) for name in ("thumbnail", "frame", "corners", "pixels", "random", "encoder")}
+    found = evaluate(tmp_path, {"systems": {"encoder": {"linear": VALUE}}, "metrics": systems})
+    assert len(found.metrics.head) == 6
+    text = " ".join(text_of(found, 80).split())
+    assert "Raw" in text
+    assert "thumbnail" not in text
 
 
 def test_differing_counts_stand_beside_their_figures() -> None:
@@ -133,7 +157,21 @@ def test_a_table_of_many_columns_still_fits_80_characters(columns: int) -> None:
     assert "scratch" in text
 
 
-KEYS = ("systems", "differences", "covered", "few_shot", "structure", "subgroups", "verdict", "classes", "audits")
+KEYS = (
+    "systems",
+    "differences",
+    "metrics",
+    "by_class",
+    "others",
+    "external",
+    "covered",
+    "few_shot",
+    "structure",
+    "subgroups",
+    "verdict",
+    "classes",
+    "audits",
+)
 DAMAGED = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=4) | st.just(VALUE),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*KEYS, *WITHIN]), inner, max_size=3),

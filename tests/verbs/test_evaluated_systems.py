@@ -17,7 +17,7 @@ from medssl.engine.distributed import device_for
 from medssl.engine.scoring import embed
 from medssl.evaluation import fits
 from medssl.evaluation.curve import Curve
-from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named
+from medssl.evaluation.metrics import DEFAULT_METRIC, metric_named, metrics_of
 from medssl.evaluation.problem import Kind
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
@@ -73,6 +73,10 @@ def test_another_pool_is_judged_on_its_own_patients_by_probes_that_learnt_on_thi
     assert {"encoder", "random", "pixels", "frame", "thumbnail"} <= there["systems"].keys()
     assert there["differences"].keys() == there["systems"].keys() - {"encoder"}
     assert {score["n"] for score in there["systems"].values()} == {30}  # patients that this pool does not know
+    assert there["knn"].keys() == {"encoder", "random"}
+    assert there["metrics"].keys() == there["systems"].keys()
+    assert all(list(found) == list(metrics_of(Kind.CLASSES)) for found in there["metrics"].values())
+    assert there["metrics"]["encoder"]["auroc"]["value"] == pytest.approx(there["systems"]["encoder"]["value"])
     study = study_of(folder)
     encoder, _ = load_encoder(study.workspace / "runs" / runs[0])
     features, columns, truth = [], [], {}
@@ -146,6 +150,8 @@ def test_of_several_encoders_the_first_is_judged_and_the_others_compared_on_the_
     ours, theirs = data["systems"]["encoder"]["linear"], data["others"][runs[1]]["linear"]
     assert turned["systems"]["encoder"]["linear"] == theirs
     assert turned["others"][runs[0]]["linear"] == ours
+    assert turned["systems"]["encoder"]["knn"] == data["others"][runs[1]]["knn"]
+    assert turned["metrics"]["encoder"] == data["others"][runs[1]]["metrics"]
     difference, reverse = data["others"][runs[1]]["difference"], turned["others"][runs[0]]["difference"]
     assert difference["value"] == pytest.approx(ours["value"] - theirs["value"])
     assert [difference[name] for name in ("value", "low", "high")] == pytest.approx(

@@ -93,7 +93,12 @@ def test_every_figure_of_an_encoder_stands_beside_its_baselines_with_interval_an
     assert set(found["differences"]) == {*baselines, "pixels_few"}
     assert set(found["others"]) == {f"{run}:best"}
     assert {"few_shot", "structure", "subgroups", "covered"} <= set(found)
-    for probes in found["systems"].values():
+    assert set(found["metrics"]) == {"encoder", *baselines - {"small_resnet"}} | {
+        f"{name}_few" for name in ("encoder", "pixels", "small_resnet")
+    }
+    summary = read_run(study.workspace / "runs" / result.data["run"]).scores
+    assert {"metrics.encoder.auprc", "metrics.pixels.ece", "metrics.small_resnet_few.brier"} <= set(summary)
+    for probes in (*found["systems"].values(), *found["metrics"].values()):
         for score in probes.values():
             assert score["low"] <= score["value"] <= score["high"]
             assert score["n"] >= study.evaluation.gate.min_test_patients
