@@ -72,16 +72,6 @@ class Ranked:
     sheet: Path | None
 
 
-@dataclass(frozen=True)
-class Finetuned:
-    """A fine-tuned model's scores on one task, and those of its baseline."""
-
-    run: RunRecord
-    task: str
-    measured: tuple[Measured, ...]
-    differences: tuple[Measured, ...]
-
-
 def pools(records: Sequence[RunRecord]) -> list[PoolFound]:
     """Return the pool of the latest ingest that described it (none or one)."""
     found = []
@@ -122,20 +112,6 @@ def worklists(records: Sequence[RunRecord]) -> list[Ranked]:
             with path.open(newline="", encoding="utf-8") as handle:
                 found.append(Ranked(run, tuple(csv.DictReader(handle)), sheet if sheet.is_file() else None))
     return found[-1:]
-
-
-def finetunings(records: Sequence[RunRecord]) -> list[Finetuned]:
-    """Return the latest fine-tuned model of each task."""
-    found = []
-    for run, data in described(records, "finetune", "finetune.json"):
-        systems = {"model": data.get("scores"), "baseline": data.get("baseline")}
-        names = list(data.get("scores") or {})
-        measured = sorted(
-            measured_of(systems, run), key=lambda m: names.index(m.name) if m.name in names else len(names)
-        )
-        differences = tuple(measured_of({"difference": data.get("differences")}, run))
-        found.append(Finetuned(run, str(data.get("task") or ""), tuple(measured), differences))
-    return latest_of(found, lambda tuned: tuned.task)
 
 
 def method(run: RunRecord) -> str:

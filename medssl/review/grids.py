@@ -12,7 +12,17 @@ from medssl.evaluation.results import ENCODER, FEW
 from medssl.review.findings import Measured, score_of
 from medssl.review.words import name, sentence, short, system_name
 
-SYSTEMS = (ENCODER, "random", "pixels", "frame", "corners", "thumbnail", "scratch", "small_resnet")  # the order shown
+SYSTEMS = (
+    "model",
+    ENCODER,
+    "random",
+    "pixels",
+    "frame",
+    "corners",
+    "thumbnail",
+    "scratch",
+    "small_resnet",
+)  # the order shown
 FIGURES = ("linear", "pca", "attentive", "knn", "few", "recall_at_1", "recall_at_5", "map", "nmi", "ari")
 DIFFERENCES = ("difference", "reduction", "rise", "gap")  # the last words of metrics that have a sign
 COVERED = {"encoder": "Encoder", "baseline": "Baseline", "difference": "Better by", "lost": "Lead lost"}

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from medssl.core.files import atomic
 from medssl.review import curves, evaluated, findings, plots
 from medssl.review.evaluated import Evaluated
+from medssl.review.finetuned import BETTER, finetunings
 from medssl.review.html import environment
 from medssl.review.tables import key_figures
 from medssl.tracking.records import RunRecord
@@ -60,12 +61,13 @@ def report(records: Sequence[RunRecord], out: Path, title: str) -> Path:
         evaluations=judged,
         contents=_contents(judged),
         worklists=findings.worklists(records),
-        finetunings=findings.finetunings(records),
+        finetunings=finetunings(records),
+        better=BETTER,
         verdicts=VERDICTS,
         curves=lambda run: Markup(plots.curves(run.metrics, CURVES)),
         curve=lambda found: Markup(curves.svg(found)),
         tables=curves.tables,
-        intervals=lambda *rows: Markup(plots.intervals(*rows)),
+        intervals=lambda *rows, **words: Markup(plots.intervals(*rows, **words)),
         link=partial(_link, out.parent),
         key_figures=key_figures,
         most_rows=MOST_ROWS,

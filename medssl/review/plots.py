@@ -83,10 +83,12 @@ def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], titles: Mapping[s
         return svg(figure)
 
 
-def intervals(measured: Sequence[Measured], differences: Sequence[Measured] = ()) -> str:
+def intervals(
+    measured: Sequence[Measured], differences: Sequence[Measured] = (), *, better: str = "Encoder better by"
+) -> str:
     """Draw scores as points with their intervals, and differences beside them, with a line at zero.
 
-    The difference to a system stands in its row, by the probe that it is taken of.
+    The difference to a system stands in its row, by the probe that it is taken of; ``better`` says whose it is.
     """
     rows = [_row_of(difference, measured) for difference in differences]
     aligned = [row for row in rows if row is not None]
@@ -100,7 +102,7 @@ def intervals(measured: Sequence[Measured], differences: Sequence[Measured] = ()
             in_rows = beside and part is differences
             _forest(axes, part, aligned if in_rows else range(len(part)))
             axes.set_ylim(tallest - 0.4, -0.6)  # same row height in both panels
-            axes.set_title("Encoder better by" if in_rows else "Difference" if i else _quantity(part))
+            axes.set_title(better if in_rows else "Difference" if i else _quantity(part))
             if in_rows:
                 axes.set_yticks([])
         return svg(figure)

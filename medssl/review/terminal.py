@@ -12,6 +12,7 @@ from rich.text import Text
 
 from medssl.review import curves
 from medssl.review.evaluated import Evaluated
+from medssl.review.finetuned import Finetuned
 from medssl.review.grids import Cell, Grid
 from medssl.review.words import number, sentence, signed
 
@@ -42,6 +43,12 @@ def evaluation_shown(found: Evaluated) -> tuple[RenderableType, ...]:
     if found.audits:
         shown.append(_audits(found))
     return (*shown, *_verdict(found))
+
+
+def finetuned_shown(found: Finetuned) -> tuple[RenderableType, ...]:
+    """Return what ``medssl finetune`` says of a model; without test labels there is no table of metrics."""
+    tables = {f"{found.task}: fine-tuned": found.systems, "all metrics": found.metrics}
+    return tuple(grid_table(grid, title, found.run.id) for title, grid in tables.items() if grid.rows)
 
 
 def grid_table(grid: Grid, title: str, run: str) -> Table:

@@ -285,12 +285,20 @@ def write_select(workspace: Path, pretrain: Journal, images: list[NDArray[Any]])
 
 
 def write_finetune(workspace: Path, pretrain: Journal) -> Journal:
-    scores = {"auroc": score(0.931, 0.029), "balanced_accuracy": score(0.862, 0.041, metric="balanced_accuracy")}
-    baseline = {"auroc": score(0.842, 0.047), "balanced_accuracy": score(0.771, 0.052, metric="balanced_accuracy")}
+    scores = {"val": score(0.931, 0.029), "test": score(0.917, 0.031)}
+    differences = {
+        name: score(v, 0.04, metric="auroc difference") for name, v in (("encoder", 0.014), ("pixels", 0.093))
+    }
     found = {
         "task": "pneumonia",
+        "metric": "auroc",
         "scores": {name: asdict(s) for name, s in scores.items()},
-        "baseline": {name: asdict(s) for name, s in baseline.items()},
+        "baselines": {
+            "encoder": {"linear": asdict(score(0.903, 0.036))},
+            "pixels": {"pca": asdict(score(0.824, 0.05))},
+        },
+        "differences": {name: asdict(s) for name, s in differences.items()},
+        "metrics": {name: metrics(v) for name, v in (("pixels", 0.824), ("model", 0.917), ("encoder", 0.903))},
     }
     with Journal.start(workspace, "finetune", "chest_xray", {}, parents={"encoder": pretrain.id}) as journal:
         write_json(journal.folder / "finetune.json", found)
