@@ -130,6 +130,10 @@ def test_the_terminal_shows_the_first_systems_of_a_table_of_many(tmp_path: Path)
     assert "thumbnail" not in text
 
 
+def test_comparisons_with_the_frame_covered_say_that_they_are_of_the_audited_images(tmp_path: Path) -> None:
+    assert "of the audited images alone (audit.images)" in whole(tmp_path).covered.caption
+
+
 def test_differing_counts_stand_beside_their_figures() -> None:
     rows = tuple(Row(str(n), (Cell(score(0.9, 0.1, n)),)) for n in (5, 6))
     console = Console(width=80, file=io.StringIO(), record=True)
