@@ -65,7 +65,8 @@ class Known:
         A file whose size changed since, such as one that was repaired, is new, under a key of path and size; so is an
         image that a table names now and did not before. New as well, under the key that it has, is one that could not
         be read, or not without a package that was not there, or that the rules of this run allow and others did not;
-        so is what left nothing in the pool and has another mark now. What is in the pool stays as it is; such files that changed are counted.
+        so is what left nothing in the pool and has another mark now. What is in the pool stays as it is; such files
+        that changed are counted.
 
         Raises:
             MedsslError: the pool knows other files under these names; after the last of them.
