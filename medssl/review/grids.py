@@ -185,8 +185,8 @@ def covered(data: Mapping[str, Any]) -> Grid:
     ]
     caption = (
         "Linear probes with the border of every image (frame and corners) covered, in training and in testing. All of "
-        "it, the lead that was lost too, is of the audited images alone (audit.images): learnt from fewer labels and judged on fewer test "
-        "patients than the tables above wherever there are more images."
+        "it, the lead that was lost too, is of the audited images alone (audit.images): learnt from fewer labels and "
+        "judged on fewer test patients than the tables above wherever there are more images."
     )
     return Grid(caption, tuple(COVERED.values()), tuple(rows))
 
