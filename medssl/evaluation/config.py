@@ -31,10 +31,10 @@ class EvaluationConfig(Config):
 
     ``task`` defaults to the only one of ``tasks``, ``metric`` to what its kind of labels is judged by. ``level`` says
     who is judged: each volume, or each study or patient by the mean of what was predicted for its volumes. With
-    ``attentive`` there is a probe on tokens, with ``tuned`` the encoder may be fine-tuned where it is compared with
-    learning from scratch, if held-out labels say so: both take minutes. Few-shot figures are means of ``shot_draws``.
-    ``tuning`` is that of the networks that the gate compares with. ``external``: other pools, by name, whose labelled
-    patients are judged too.
+    ``attentive`` there is a probe on tokens, of an untrained encoder too, with ``tuned`` the encoder may be fine-tuned
+    where it is compared with learning from scratch, if held-out labels say so: both take minutes. Few-shot figures are
+    means of ``shot_draws``. ``tuning`` is that of the networks that the gate compares with. ``external``: other pools,
+    by name, whose labelled patients are judged too.
     """
 
     task: str | None = None

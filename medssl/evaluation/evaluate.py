@@ -75,12 +75,10 @@ def evaluate(
         raise EvaluationError(f"none of {len(problem)} rows is of role dev; probes train on dev patients only")
     rows = {role: problem.rows(role) for role in Role}
     counts = {role: class_patients(problem, found) for role, found in rows.items()}
-    scores, differences, spreads = dict[str, dict[str, Score]](), dict[str, Score](), dict[str, float]()
-    panels = dict[str, Panel]()
-    unit = 1.0
+    figures, unit = _Figures(), 1.0
     if measurable(problem, counts, rule):
         judge = Judge(problem, metric, level, seed, num_resamples)
-        scores, differences, spreads, panels = _judged(judge, systems, rule)
+        figures = _judged(judge, systems, rule)
         unit = judge.score(judge.chance()).value if metric == "mae" else 1.0
     encoder = np.asarray(systems.features).reshape(len(problem), -1)[dev]
     return Evaluation(
@@ -92,25 +90,32 @@ def evaluate(
         num_test=len(rows[Role.TEST]),
         num_test_patients=len(np.unique(problem.patients[rows[Role.TEST]])),
         class_patients=counts,
-        systems=scores,
-        differences=differences,
+        systems=figures.systems,
+        differences=figures.differences,
         feature_std=feature_std(encoder),
         rankme=rankme(encoder),
         rule=rule,
         kind=problem.kind,
         unit=unit,
-        draw_spreads=spreads,
-        panels=panels,
+        draw_spreads=figures.draw_spreads,
+        panels=figures.panels,
+        probe_differences=figures.probe_differences,
     )
 
 
-def _judged(
-    judge: Judge, systems: Systems, rule: GateRule
-) -> tuple[dict[str, dict[str, Score]], dict[str, Score], dict[str, float], dict[str, Panel]]:
-    """Return the scores by system and probe, and encoder minus each baseline (``…_few``: both with few labels).
+@dataclass(frozen=True)
+class _Figures:
+    """What of an ``Evaluation`` labels are needed for."""
 
-    The third are the standard deviations of the latter between draws, the fourth all metrics of each system.
-    """
+    systems: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    differences: Mapping[str, Score] = field(default_factory=dict)
+    draw_spreads: Mapping[str, float] = field(default_factory=dict)
+    probe_differences: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    panels: Mapping[str, Panel] = field(default_factory=dict)
+
+
+def _judged(judge: Judge, systems: Systems, rule: GateRule) -> _Figures:
+    """Return scores by system and probe, encoder minus each baseline (``…_few``: both with few labels), and panels."""
     given = {
         name: {probe: judge.predicted(fit) for probe, fit in fits.items()} for name, fits in systems.probes.items()
     }
@@ -118,15 +123,25 @@ def _judged(
     scores = {name: {probe: judge.score(p) for probe, p in found.items()} for name, found in given.items()}
     for name, predictions in few.items():
         scores.setdefault(name, {})[FEW] = judge.score(predictions)
-    ours = given[ENCODER][deciding(given[ENCODER])]
+    own = given[ENCODER]
+    ours = own[deciding(own)]
     learnt = {f"{name}_{FEW}" if name in given else name: found for name, found in few.items() if name != ENCODER}
     differences = {
         name: judge.difference(ours, found[deciding(found)]) for name, found in given.items() if name != ENCODER
     } | {name: judge.difference(few[ENCODER], found, over_draws=True) for name, found in learnt.items()}
     spreads = {name: judge.draw_spread(few[ENCODER], found) for name, found in learnt.items()}
+    by_probe = {
+        name: {
+            probe: judge.difference(own[probe], p)
+            for probe, p in found.items()
+            if probe in own and probe != deciding(own)
+        }
+        for name, found in given.items()
+        if name != ENCODER
+    }
     panels = {name: panel(judge, found[deciding(found)]) for name, found in given.items()}
     panels |= {f"{name}_{FEW}": panel(judge, predictions) for name, predictions in few.items()}
-    return scores, differences, spreads, panels
+    return _Figures(scores, differences, spreads, {name: found for name, found in by_probe.items() if found}, panels)
 
 
 def few_labels(problem: Problem, fit: Fit, rule: GateRule, seed: int) -> Floats:

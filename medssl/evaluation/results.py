@@ -63,10 +63,10 @@ class Evaluation:
     ``class_patients`` (role, then class) count patients. ``systems`` and ``differences`` (encoder minus baseline,
     deciding probes; of few labels under ``…_few``) are empty where the labels allow no figure; the verdict then says
     what is missing. ``draw_spreads`` are the standard deviations between draws of the differences with few labels, by
-    baseline. ``panels`` are all metrics of each system's deciding probe (few labels: ``…_few``); they decide nothing.
-    ``unit`` is the error of a constant guess where the metric has a unit, else 1. ``covered`` are
-    comparisons with the border of every image covered, ``warnings`` what the audits warn of, by audit: both come from
-    audits, and are empty without.
+    baseline. ``panels`` are all metrics of each system's deciding probe (few labels: ``…_few``); they decide
+    nothing, nor do ``probe_differences``, by system and probe, of probes that are not the deciding ones. ``unit`` is
+    the error of a constant guess where the metric has a unit, else 1. ``covered`` are comparisons with the border of
+    every image covered, ``warnings`` what the audits warn of, by audit: both come from audits, and are empty without.
     """
 
     task: str
@@ -86,6 +86,7 @@ class Evaluation:
     unit: float = 1.0
     draw_spreads: Mapping[str, float] = field(default_factory=dict)
     panels: Mapping[str, Panel] = field(default_factory=dict)
+    probe_differences: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     covered: Mapping[str, Comparison] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,6 +127,7 @@ class Evaluation:
             "systems": {system: plain(probes) for system, probes in self.systems.items()},
             "differences": plain(self.differences),
             "draw_spreads": dict(self.draw_spreads),
+            "probe_differences": {system: plain(found) for system, found in self.probe_differences.items()},
             "metrics": {system: plain(panel.metrics) for system, panel in self.panels.items()},
             "by_class": {
                 system: plain(panel.by_class)

@@ -69,14 +69,17 @@ class Grid:
 
 
 def systems(measured: Sequence[Measured], differences: Sequence[Measured], data: Mapping[str, Any]) -> Grid:
-    """Return a row a system and probe; the difference stands beside the probe that it is taken of."""
+    """Return a row a system and probe; a difference stands beside the probe that it is taken of."""
     left = {found.name: found.score for found in differences}
+    by_probe = data.get("probe_differences") or {}
     metrics = dict.fromkeys(found.score.metric for found in measured)
     rows = []
     for found in measured:
         how = name(found.name) + ("" if len(metrics) == 1 else f", {name(found.score.metric)}")
         few = f"{found.system}_{FEW}"
-        cells = Cell(found.score), Cell(left.pop(few if found.name == FEW and few in left else found.system, None))
+        better = left.pop(few if found.name == FEW and few in left else found.system, None)
+        of_probe = score_of((by_probe.get(found.system) or {}).get(found.name))
+        cells = Cell(found.score), Cell(better or of_probe)
         rows.append(Row(f"{sentence(system_name(found.system))}, {how}", cells, found.system == ENCODER))
     rows += [Row(sentence(system_name(who)), (Cell(), Cell(score))) for who, score in left.items()]
     counted = {"dev": data.get("num_train"), "val": data.get("num_val"), "test": data.get("num_test")}

@@ -163,6 +163,11 @@ def _recorded(journal: Journal, measured: Evaluation, curve: Mapping[str, Any] |
     scores = {f"{system}.{probe}": s for system, probes in measured.systems.items() for probe, s in probes.items()}
     scores |= {f"encoder_minus_{baseline}": s for baseline, s in measured.differences.items()}
     scores |= {
+        f"encoder_minus_{baseline}.{probe}": s
+        for baseline, found in measured.probe_differences.items()
+        for probe, s in found.items()
+    }
+    scores |= {
         f"metrics.{system}.{metric}": s for system, p in measured.panels.items() for metric, s in p.metrics.items()
     }
     for line in curve["lines"] if curve else ():

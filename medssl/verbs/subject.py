@@ -27,7 +27,7 @@ from medssl.evaluation.judge import Judge
 from medssl.evaluation.kept import Kept
 from medssl.evaluation.metrics import DEFAULT_METRIC
 from medssl.evaluation.problem import Fit, Floats, Problem
-from medssl.models.encoders.base import TokenEncoder
+from medssl.models.encoders.base import Encoder, TokenEncoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import UNTRAINED, FoundEncoder, fits_folder, score_folder
@@ -97,7 +97,9 @@ class Subject:
         """The probes of every system with cached features, by system and name."""
         found = probes_of(self.problem, self.features, self.pixels)
         if self.study.evaluation.attentive:
-            found["encoder"]["attentive"] = self._attentive()
+            found["encoder"]["attentive"] = self._attentive(self.found.encoder, self.kept)
+            untrained = self.found.untrained(self.data.geometry, self.study.seed, 0)  # one, for each takes as long
+            found["random"]["attentive"] = self._attentive(untrained, self.kept / "random" / "0")
         return found
 
     @cached_property
@@ -132,11 +134,10 @@ class Subject:
             few["pixels"] = self.probes["pixels"]["pca"]
         return Systems(self.probes, self.features["encoder"][0], few)
 
-    def _attentive(self) -> Fit:
-        encoder = self.found.encoder
+    def _attentive(self, encoder: Encoder, kept: Path) -> Fit:
         if not isinstance(encoder, TokenEncoder):
             raise EvaluationError(f"evaluation.attentive: the encoder {self.found.about['name']} has no tokens")
-        tokens = embed_tokens(encoder, self.data, device_for(), self.kept)
+        tokens = embed_tokens(encoder, self.data, device_for(), kept)
         return attentive_fit(self.problem, tokens)
 
 

@@ -74,6 +74,17 @@ def test_a_difference_without_its_system_is_shown_all_the_same(tmp_path: Path) -
     ]
 
 
+def test_the_difference_of_a_probe_that_does_not_decide_stands_beside_it(tmp_path: Path) -> None:
+    ahead = vars(score(0.07, 0.02, metric="auroc difference"))
+    probes = {"attentive": VALUE, "linear": VALUE}
+    said = {"systems": {"encoder": probes, "random": probes}, "differences": {"random": VALUE}}
+    found = evaluate(tmp_path, {**said, "probe_differences": {"random": {"attentive": ahead}}})
+    shown = {row.label: row.cells[1].score for row in found.systems.rows}
+    assert shown["Untrained encoder, attentive probe"] == score(0.07, 0.02, metric="auroc difference")
+    assert shown["Untrained encoder, linear probe"] == score(0.8, 0.1)
+    assert [m.name for m in found.differences] == ["random"]
+
+
 def test_warnings_of_audits_stand_apart_from_reasons_and_come_first_among_audits(tmp_path: Path) -> None:
     found = whole(tmp_path)
     assert found.verdict is not None

@@ -165,6 +165,9 @@ def test_the_probe_on_tokens_stands_beside_the_others_and_needs_tokens(
     probes = data["systems"]["encoder"]
     assert {"knn", "linear", "attentive"} <= probes.keys()
     assert 0 <= probes["attentive"]["low"] <= probes["attentive"]["value"] <= probes["attentive"]["high"] <= 1
+    beside, ahead = data["systems"]["random"]["attentive"], data["probe_differences"]["random"]
+    assert ahead.keys() == {"knn", "attentive"}  # the linear probe, which decides, is among the differences
+    assert ahead["attentive"]["value"] == pytest.approx(probes["attentive"]["value"] - beside["value"])
     study = study_of(folder, *FLAT, "evaluation.attentive=true")
     encoder = build_encoder("resnet", study.encoder.config, study.prepare.geometry, seed=0)
     about = {"name": "resnet", "config": study.encoder.config.data(), "prepare": study.prepare.data()}
