@@ -163,6 +163,9 @@ class _Builder:
         canvas = Canvas([s.frame for row in rows for s in row], shape, stack.grid)
         ordered = [key for key in self.items if key in members]  # as they lie on the disk
         gone = {key for key in ordered if not self._guarded(self.items[key], partial(self._fill, canvas, members[key]))}
+        if any(self.kept.fates[key].reason == Reason.WORKER_DIED for key in gone):  # no file is worse than the others
+            self.kept.reject(ordered, Reason.WORKER_DIED)
+            return set(ordered)
         if gone := gone or self._repeated(stack, canvas):
             return gone
         first = rows[0][0]
@@ -240,7 +243,7 @@ class _Builder:
         except OSError:
             self.kept.reject([item.source_key], Reason.UNREADABLE)
         except MemoryError:
-            raise  # this file is no worse than the others of its unit
+            self.kept.reject([item.source_key], Reason.WORKER_DIED)
         except Exception:  # unforeseen; the other files of the unit are not to suffer for it
             self.kept.reject([item.source_key], Reason.BUILD_FAILED)
         return None

@@ -23,7 +23,6 @@ from medssl.dicom.header import PHASES, Header
 from medssl.dicom.objects import Kind
 from medssl.dicom.read import read_header
 from medssl.dicom.reasons import DicomProblem, Reason
-from medssl.dicom.vocabulary import VIEW_CODES, VIEWS
 
 
 def pixels_of(path: Path, header: Header, indices: list[int] | None = None) -> NDArray[Any]:
@@ -161,33 +160,6 @@ def test_tomosynthesis_is_a_stack_where_it_says_where_its_slices_lie(tmp_path: P
     header = header_of(save(many_frames(4, uid.BreastTomosynthesisImageStorage), tmp_path / "x"))
     assert header.kind is Kind.SLICE
     assert reason_of(cine(4, uid.BreastTomosynthesisImageStorage), tmp_path) is Reason.NO_GEOMETRY
-
-
-@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
-@pytest.mark.parametrize(("code", "view"), [("399162004", "CC"), ("R-10226", "MLO"), ("Quillfeather", "")])
-def test_tomosynthesis_says_its_view_by_a_code_and_its_side_frame_by_frame(
-    syntax: str, code: str, view: str, tmp_path: Path
-) -> None:
-    ds = many_frames(4, uid.BreastTomosynthesisImageStorage)
-    ds.ViewCodeSequence = [item(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning="view")]
-    anatomy = item(FrameLaterality="R", AnatomicRegionSequence=[item(CodeValue="399368009")])
-    ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
-    seen = header_of(save(ds, tmp_path / "x", syntax)).acquisition
-    assert (seen.view, seen.laterality) == (view, "R")
-    ds.ViewPosition, ds.ImageLaterality = "ML", "L"
-    seen = header_of(save(ds, tmp_path / "y", syntax)).acquisition
-    assert (seen.view, seen.laterality) == ("ML", "L")
-
-
-def test_frames_of_both_sides_have_no_laterality_in_common(tmp_path: Path) -> None:
-    ds = many_frames(2, uid.BreastTomosynthesisImageStorage)
-    for group, side in zip(ds.PerFrameFunctionalGroupsSequence, "LR", strict=True):
-        group.FrameAnatomySequence = [item(FrameLaterality=side)]
-    assert header_of(save(ds, tmp_path / "x")).acquisition.laterality == ""
-
-
-def test_every_coded_view_is_a_view_of_the_catalog() -> None:
-    assert set(VIEW_CODES.values()) <= VIEWS
 
 
 def test_what_a_header_says_of_burned_in_text_is_a_flag(tmp_path: Path) -> None:

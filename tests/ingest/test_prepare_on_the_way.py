@@ -30,7 +30,7 @@ def mixed(source: Path) -> Path:
     for series in range(2):
         for z in range(4):
             elements = {"SeriesInstanceUID": f"1.9.{series}", "SOPInstanceUID": f"1.9.{series}.{z}"}
-            save(ct_slice(z, **elements), source / f"ct{series}" / str(z))
+            save(ct_slice(z + 10 * series, **elements), source / f"ct{series}" / str(z))
     return source
 
 

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from stacking import Case, in_time, outcomes, shuffled
 from synthetic_dicom import CT, ct_slice, dataset, radiograph, save, with_pixels
 
+from medssl.ingest.content import Canvas
 from medssl.ingest.ingest import ingest
 from medssl.ingest.rules import Rules
 from medssl.pool.pool import Pool
@@ -98,7 +99,20 @@ def test_one_file_that_cannot_be_built_costs_no_other_of_its_series(
     monkeypatch.setattr(volumes, "picture", short_of_memory)
     same = {"SeriesInstanceUID": "1.2.77"}
     report = case.run([radiograph(f"x{i}", InstanceNumber=i, SOPInstanceUID=f"1.2.77.{i}", **same) for i in (1, 2, 3)])
-    assert outcomes(report) == {("stored", None): 2, ("quarantined", "build_failed"): 1}
+    assert outcomes(report) == {("stored", None): 2, ("quarantined", "worker_died"): 1}
+
+
+def test_a_stack_that_memory_does_not_hold_is_left_out_whole(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Canvas.put
+
+    def short_of_memory(self: Canvas, index: tuple[int, ...], *what: Any) -> None:
+        if index == (0, 0):
+            raise MemoryError
+        put(self, index, *what)
+
+    monkeypatch.setattr(Canvas, "put", short_of_memory)
+    report = case.run([ct_slice(z) for z in range(5)])
+    assert outcomes(report) == {("quarantined", "worker_died"): 5}
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
