@@ -224,11 +224,6 @@ def score_folder(study: Study, fingerprint: str, *purpose: str) -> Path:
     return study.workspace.joinpath("scores", fingerprint, *purpose)
 
 
-def pool_scores(study: Study, fingerprint: str) -> Path:
-    """Return where finished scores of all volumes of the pool are kept, whichever verb scores or reads them."""
-    return score_folder(study, fingerprint, "pool")
-
-
 def fits_folder(study: Study) -> Path:
     """Return where predictions of what learns from labels are kept (``Kept``); it may be removed at any time."""
     return study.workspace / "scores" / "fits"

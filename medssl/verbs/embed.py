@@ -17,7 +17,7 @@ from medssl.engine.distributed import device_for, first, processes
 from medssl.pool.catalog import time_point, whole
 from medssl.pool.pool import Pool
 from medssl.study import Study
-from medssl.verbs.context import find_encoder, marks, pool_scores, running
+from medssl.verbs.context import find_encoder, marks, running, score_folder
 from medssl.verbs.pretrain import load_method
 from medssl.verbs.result import Result
 from medssl.verbs.signals import Pretext, doubt_about, trained_pretext
@@ -28,8 +28,8 @@ NAME = "embeddings.parquet"
 def embed(study: Study, *, encoder: str | None = None, out: Path | None = None, losses: bool = False) -> Result:
     """Write ``volume, study, patient, role, embedding`` a volume to ``out``, by default in the run's folder.
 
-    ``losses`` adds ``pretext_loss`` by the trained ``selection.pretext``, else by the study's own pretraining. Both
-    are kept, and selection by the same encoder or pretext reads them as long as the pool's images are the same.
+    ``losses`` adds ``pretext_loss`` by the trained ``selection.pretext``, else by the study's own pretraining. They
+    are of the whole pool; selection scores none but its candidates, whose chunks are others, so it computes its own.
     Stopped at any point, it goes on where it stood; under `torchrun`, with all its processes.
 
     Raises:
@@ -44,7 +44,8 @@ def embed(study: Study, *, encoder: str | None = None, out: Path | None = None, 
         if pretext:
             prints, parents = prints | {"pretext": pretext.fingerprint}, parents | {"pretext": pretext.run.id}
         with running(study, "embed", prints, parents) as journal:
-            features = scoring.embed(found.encoder, data, device_for(), pool_scores(study, found.fingerprint))
+            kept = score_folder(study, found.fingerprint, "embed")
+            features = scoring.embed(found.encoder, data, device_for(), kept)
             scores, doubt = _losses(study, data, pretext) if pretext else (None, None)
             if doubt:
                 journal.note(doubt)
@@ -65,7 +66,7 @@ def embed(study: Study, *, encoder: str | None = None, out: Path | None = None, 
 def _losses(study: Study, data: Prepared, pretext: Pretext) -> tuple[NDArray[np.float64], str | None]:
     """Return the losses of ``data``, ``N``, and why they may mean little."""
     method = load_method(pretext.recipe, data, study.seed, pretext.run.folder)
-    kept = pool_scores(study, pretext.fingerprint)
+    kept = score_folder(study, pretext.fingerprint, "embed")
     losses = scoring.pretext_losses(method, data, device_for(), study.seed, kept)
     return losses, doubt_about(losses, method.chance_loss) if len(losses) else None
 

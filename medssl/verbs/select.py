@@ -54,7 +54,8 @@ def select(study: Study, *, task: str | None = None, linkage: Path | None = None
     guarded = candidates(studies, roles, digests, blank, labelled=labelled, offered=offered)
     strategy: Strategy[Any] = STRATEGIES.load(study.selection.strategy.name)(study.selection.strategy.config)
     _check_left(study, len(guarded.studies), strategy.most(len(guarded.studies), number, study.selection.rounds))
-    signals = read_signals(study, pool, data, guarded.studies, strategy.needs_in(number), name)
+    unlabelled, needs = data.of(data.catalog.studies(guarded.studies)), strategy.needs_in(number)
+    signals = read_signals(study, pool, unlabelled, needs, name)
     prints = marks(pool, task=name, **({"model": signals.model} if signals.model else {}))
     with running(study, "select", prints, signals.parents) as journal:
         if signals.doubt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from medssl.pool.pool import Pool
 from medssl.selection.aggregate import by_study
 from medssl.study import Recipe, Study
 from medssl.tracking.records import RunRecord, latest
-from medssl.verbs.context import find_encoder, marks, pool_scores, was_stopped
+from medssl.verbs.context import find_encoder, marks, score_folder, was_stopped
 from medssl.verbs.pretrain import fit, load_method
 
 SOLVED = 1e-4  # a pretext loss below this says nothing about the image
@@ -45,38 +44,27 @@ class Pretext:
     run: RunRecord
 
 
-def read_signals(
-    study: Study, pool: Pool, data: Prepared, studies: Sequence[str], needs: frozenset[Signal], task: str
-) -> Signals:
-    """Return every signal in ``needs`` of ``studies``, the candidates, one row a study in order of id.
-
-    Losses and embeddings are taken from those of all of ``data``, so that what `embed` or an earlier round has scored
-    is read, and the bits are the same whoever scored it.
-    """
-    volumes = data.catalog.volumes
-    rows = np.flatnonzero(volumes["study"].is_in(list(studies)).to_numpy())
+def read_signals(study: Study, pool: Pool, data: Prepared, needs: frozenset[Signal], task: str) -> Signals:
+    """Score the candidate volumes in ``data`` by every signal in ``needs``, aggregated to studies in order of id."""
     values: dict[Signal, NDArray[Any]] = {}
     parents: dict[str, str] = {}
     model, doubt, scores = "", None, np.zeros(0)
     for signal in sorted(needs):
         if signal is Signal.PRETEXT_LOSSES:
-            scores, parents["pretext"], model, doubt = _losses(study, pool, data, rows)
+            scores, parents["pretext"], model, doubt = _losses(study, pool, data)
         elif signal is Signal.PROBABILITIES:
-            offered = data.of(data.catalog.studies(studies))
-            scores, parents["finetune"], model = _probabilities(study, pool, offered, task)
+            scores, parents["finetune"], model = _probabilities(study, pool, data, task)
         else:
             found = find_encoder(study, pool)
-            kept, model = pool_scores(study, found.fingerprint), found.fingerprint
-            scores = embed(found.encoder, data, device_for(), kept)[rows].astype(np.float64)
+            kept, model = score_folder(study, found.fingerprint, "select"), found.fingerprint
+            scores = embed(found.encoder, data, device_for(), kept).astype(np.float64)
             parents |= found.parents
-        values[signal] = by_study(scores, volumes["study"].gather(rows).to_numpy())[1]
+        values[signal] = by_study(scores, data.catalog.volumes["study"].to_numpy())[1]
     return Signals(values, parents, model, doubt)
 
 
-def _losses(
-    study: Study, pool: Pool, data: Prepared, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], str, str, str | None]:
-    """Return the losses of ``rows`` by ``selection.pretext``, trained now unless it was, or the study's own method."""
+def _losses(study: Study, pool: Pool, data: Prepared) -> tuple[NDArray[np.float64], str, str, str | None]:
+    """Return losses by ``selection.pretext`` (trained now unless a run of it exists), or by the study's own method."""
     recipe, kind, fingerprint, run = _pretext(study, pool, study.selection.pretext)
     if run is None:
         resume = was_stopped(study, kind, ("pretraining", fingerprint))
@@ -84,7 +72,8 @@ def _losses(
         method, run_id = made.method, made.run
     else:
         method, run_id = load_method(recipe, data, study.seed, run.folder), run.id
-    losses = pretext_losses(method, data, device_for(), study.seed, pool_scores(study, fingerprint))[rows]
+    kept = score_folder(study, fingerprint, "select")
+    losses = pretext_losses(method, data, device_for(), study.seed, kept)
     return losses, run_id, fingerprint, doubt_about(losses, method.chance_loss)
 
 

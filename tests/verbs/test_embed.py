@@ -1,6 +1,5 @@
 """The table of embeddings: every volume, in catalog order, of the encoder that was asked for; scores are reused."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from memory_feed import CPU
 from small_pool import make_pool
 
 from medssl.core.errors import TrainingError
-from medssl.core.types import Role, Signal
 from medssl.data.prepare import prepare
 from medssl.engine import scoring
 from medssl.models.build import load_encoder
@@ -21,8 +19,6 @@ from medssl.verbs.embed import embed
 from medssl.verbs.evaluate import evaluate
 from medssl.verbs.learners import Learner
 from medssl.verbs.pretrain import fit, load_method, pretrain
-from medssl.verbs.select import select
-from medssl.verbs.signals import read_signals
 
 
 @pytest.fixture
@@ -69,42 +65,6 @@ def test_losses_are_those_of_the_trained_pretext_else_of_the_study_s_own_pretrai
         assert table.schema["pretext_loss"] == pl.Float64
         assert np.array_equal(table["pretext_loss"], scoring.pretext_losses(method, data, CPU, study.seed))
     assert "pretext_loss" not in pl.read_parquet(embed(study).data["out"]).columns
-
-
-def test_selection_reads_what_embed_has_scored_with_the_bits_that_it_would_compute(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool, needs = Pool.open(study.pool), frozenset({Signal.PRETEXT_LOSSES, Signal.EMBEDDINGS})
-    data, pretext = prepare(pool, study.prepare), study.selection.pretext
-    assert pretext is not None
-    pretrain(study)
-    fit(study, pretext, pool, data, kind="pretext")
-    for studies in (data.catalog.role(Role.DEV).volumes["study"], data.catalog.volumes["study"][3:40:2]):
-        with monkeypatch.context() as patch:
-            patch.setattr(scoring, "CHUNK", 32)  # other chunks, the same batches
-            computed = read_signals(study, pool, data, studies.to_list(), needs, "shape").values
-        shutil.rmtree(study.workspace / "scores")
-        embed(study, losses=True)
-        with monkeypatch.context() as patch:
-            patch.setattr(scoring, "_chunk", lambda *_: pytest.fail("computed again"))
-            found = read_signals(study, pool, data, studies.to_list(), needs, "shape").values
-        shutil.rmtree(study.workspace / "scores")
-        assert all(np.array_equal(found[signal], computed[signal]) for signal in needs)
-        assert len(found[Signal.PRETEXT_LOSSES]) == studies.n_unique()
-
-
-def test_a_round_after_embed_scores_no_volume(
-    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_pool(tmp_path / "pool", 40, labelled=False)
-    study = load_study(study_file, ["loop.epochs=1"])
-    pool, pretext = Pool.open(study.pool), study.selection.pretext
-    assert pretext is not None
-    pretrain(study)
-    fit(study, pretext, pool, prepare(pool, study.prepare), kind="pretext")
-    embed(study, losses=True)
-    monkeypatch.setattr(scoring, "_chunk", lambda *_: pytest.fail("computed again"))
-    assert select(study).data["picked"]
 
 
 def test_losses_without_a_trained_pretext_name_what_to_run(study: Study, study_file: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from journeys import FAST, changed
 
 from medssl.core.errors import PoolError, Preempted, TrainingError
-from medssl.core.types import Role, Signal
+from medssl.core.types import Signal
 from medssl.data.prepare import prepare
 from medssl.engine.loop import Session
 from medssl.pool.lock import locked
@@ -120,8 +120,7 @@ def test_a_pretext_stopped_while_selecting_goes_on_and_equals_one_never_stopped(
     assert pretext is not None
     data = prepare(pool, whole.prepare)
     fit(whole, pretext, pool, data, kind="pretext")
-    studies = data.catalog.role(Role.DEV).volumes["study"].to_list()
-    losses = partial(read_signals, stopped, pool, data, studies, frozenset({Signal.PRETEXT_LOSSES}), "shape")
+    losses = partial(read_signals, stopped, pool, data, frozenset({Signal.PRETEXT_LOSSES}), "shape")
     for stop in (2, 4):  # the second stop is of a run that goes on
         with monkeypatch.context() as patch:
             patch.setattr("medssl.verbs.pretrain.Session", partial(Session, stop_after=stop))
