@@ -27,16 +27,16 @@ def settle(volumes: pl.DataFrame, fates: pl.DataFrame, pool: Pool) -> tuple[pl.D
         fates: a row a file: ``source_key, outcome, reason, volume, slice, sop``; columns as in ``INSTANCES``.
         pool: where they are to go.
     """
-    kept, settled = _without(_copies(volumes, fates, pool), "same_sop_uid", volumes, fates)
+    kept, settled = _without(_copies(volumes, fates, pool), volumes, fates, reason="same_sop_uid")
     kept = _without_orphans(kept, settled)
     again = _again(kept, pool)
-    kept, settled = _without(_whole(again, kept), "same_pixels", kept, settled)
+    kept, settled = _without(_whole(again, kept), kept, settled, reason="same_pixels")
     found = kept.with_columns(flags=_with(SAME_HERE, pl.col("volume").is_in(again["volume"].implode())))
     return _flagged(found, pool), settled
 
 
 def _without(
-    copies: pl.DataFrame, reason: str, volumes: pl.DataFrame, fates: pl.DataFrame
+    copies: pl.DataFrame, volumes: pl.DataFrame, fates: pl.DataFrame, *, reason: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Leave ``copies`` (``volume, original``) out of the volumes; their files are duplicates of the originals."""
     is_copy, was_stored = pl.col("original").is_not_null(), pl.col("outcome") == Outcome.STORED

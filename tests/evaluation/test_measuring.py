@@ -60,7 +60,8 @@ def test_an_evaluation_is_json_with_an_interval_and_an_n_for_every_figure_and_re
     data = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert set(data) == {
         *("task", "metric", "kind", "classes", "num_train", "num_val", "num_test", "systems", "differences"),
-        *("covered", "warnings", "feature_std", "rankme", "verdict"),
+        *("draw_spreads", "metrics", "by_class", "probe_differences", "covered", "warnings"),
+        *("feature_std", "rankme", "verdict"),
     }
     assert {s: set(p) for s, p in data["systems"].items()} == {
         "encoder": {"knn", "linear", "few"},
