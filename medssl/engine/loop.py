@@ -33,7 +33,7 @@ from medssl.engine.step import Stepper
 
 NON_FINITE_LIMIT = 5  # steps in a row
 SCALE_LIMIT = 30  # fp16's first scale, 2**16, halves at each overflow
-BEST = "knn"  # the monitors' figure that `best.pt` is kept by
+BEST = "knn"  # the monitors' figure that the best checkpoint is kept by
 
 
 class Feed(Protocol):

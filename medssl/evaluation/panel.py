@@ -70,7 +70,9 @@ def _mean(several: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
 def _score(judge: Judge, metric: str, values: Floats, truth: NDArray[Any]) -> Score | None:
     """Return the score of which all rows, then each resample, have these ``values``, if it is defined."""
     patients, known = judge.units.patients, iter(values)
-    how: dict[str, Any] = {"seed": judge.seed, "num": judge.num_resamples, "fraction": METRICS[metric].fraction}
+    kind = METRICS[metric]
+    how: dict[str, Any] = {"seed": judge.seed, "num": judge.num_resamples, "fraction": kind.fraction}
+    how["share"] = kind.share
     try:
         return score_of(
             metric,
