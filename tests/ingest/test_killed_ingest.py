@@ -55,7 +55,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "copy.dcm").write_bytes(path.read_bytes())
     for series in range(2):
         for z in range(4):
-            save(ct_slice(z, SeriesInstanceUID=f"1.9.{series}"), folder / f"ct{series}" / str(z))
+            save(ct_slice(z + 10 * series, SeriesInstanceUID=f"1.9.{series}"), folder / f"ct{series}" / str(z))
     cut = save(radiograph("cut"), folder / "cut.dcm")
     cut.write_bytes(cut.read_bytes()[:-300])
     (folder / "notes.txt").write_text("for nobody\n" * 20)
