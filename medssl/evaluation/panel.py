@@ -71,15 +71,16 @@ def _score(judge: Judge, metric: str, values: Floats, truth: NDArray[Any]) -> Sc
     """Return the score of which all rows, then each resample, have these ``values``, if it is defined."""
     patients, known = judge.units.patients, iter(values)
     kind = METRICS[metric]
-    how: dict[str, Any] = {"seed": judge.seed, "num": judge.num_resamples, "fraction": kind.fraction}
-    how["share"] = kind.share
     try:
         return score_of(
             metric,
             lambda weights: np.array(list(islice(known, len(weights)))),
             np.unique(patients),
+            seed=judge.seed,
+            num=judge.num_resamples,
+            fraction=kind.fraction,
+            share=kind.share,
             sides=sides(metric, truth, patients),
-            **how,
         )
     except EvaluationError:
         return None

@@ -291,9 +291,8 @@ class _Run:
             appear(path_of(self.work.folder, mask), path_of(self.pool.path, mask))
         patients = {p: str(self.pool.role_of(p, self.key)) for p in volumes["patient"].unique()}
         roles = pl.col("patient").replace_strict(patients, default=None, return_dtype=pl.String)
-        instances = fates.join(files.select("source_key", "bytes", "mark", "patient"), on="source_key").sort(
-            "source_key"
-        )
+        of_file = files.select("source_key", "bytes", "mark", "patient")
+        instances = fates.join(of_file, on="source_key").sort("source_key")
         if instances.height != files.height:
             raise RuntimeError(f"{instances.height} rows for {files.height} files: this is a bug")
         rows = volumes.with_columns(role=roles).select(list(VOLUMES))

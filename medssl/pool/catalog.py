@@ -51,9 +51,8 @@ VOLUMES: dict[str, Any] = {
     "length": pl.Int64,
     "sha256": pl.String,  # of the member's bytes
 }
-LATER = frozenset(
-    {"patient", "quality", "phash", "times", "slices_mm", "mark"}
-)  # columns that tables of earlier pools lack
+# Columns that tables of earlier pools lack.
+LATER = frozenset({"patient", "quality", "phash", "times", "slices_mm", "mark"})
 INSTANCES: dict[str, Any] = {
     "source_key": pl.String,  # HMAC of the path below its source; never the path
     "bytes": pl.Int64,
