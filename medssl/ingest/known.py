@@ -20,7 +20,7 @@ from medssl.pool.pool import Pool
 
 NamedFile = tuple[str, SourceFile]  # under its source key
 MARK_DIGITS, NO_MARK = 15, -1  # what a signed integer of 64 bits holds
-NAMED = 50  # changed files
+NAMED = 50  # files of a kind on the operator's terminal
 
 
 class Known:

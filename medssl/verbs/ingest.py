@@ -21,6 +21,7 @@ from medssl.ingest.cluster import Cluster
 from medssl.ingest.executors import Executor, Workers
 from medssl.ingest.images import ImageTable
 from medssl.ingest.ingest import ingest as fill
+from medssl.ingest.known import NAMED
 from medssl.ingest.labels import LabelFile
 from medssl.ingest.report import IngestReport, check_list, write_list
 from medssl.ingest.rules import Rules
@@ -30,8 +31,6 @@ from medssl.pool.pool import Pool, PoolInfo
 from medssl.tracking.journal import Journal
 from medssl.verbs.pool import tables
 from medssl.verbs.result import OK, QUARANTINED, Result
-
-SHOWN = 50  # quarantined files on the terminal
 
 
 def ingest(
@@ -143,7 +142,7 @@ def _journalled(
 
 def name_quarantined(report: IngestReport) -> None:
     """Name the first quarantined files on the operator's terminal, and nowhere else."""
-    lines = [f"quarantined ({file.reason}): {file.path}" for file in report.quarantined[:SHOWN]]
+    lines = [f"quarantined ({file.reason}): {file.path}" for file in report.quarantined[:NAMED]]
     if more := len(report.quarantined) - len(lines):
         lines.append(f"quarantined: {more:,} more; `medssl ingest … --quarantine-list FILE` writes down all of them")
     for line in lines:
