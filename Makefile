@@ -40,6 +40,7 @@ bench-evaluation: .venv/developer
 	$(BENCH)/bench_intervals.py
 	$(BENCH)/bench_intervals.py --patients 300 --prevalence 0.0167
 	$(BENCH)/bench_gate_errors.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_audits.py
 	$(BENCH)/bench_gate.py --out bench/gate
 	$(BENCH)/bench_label_efficiency.py --out bench/curves
 

@@ -39,8 +39,15 @@ class Cohort:
     problem: Problem
 
 
-def cohort(seed: int, num: int = 400, cue: str | None = None, strength: float = 0.9, labels: str = "true") -> Cohort:
-    """Return discs anywhere in the middle, half of them with a nodule somewhere inside.
+def cohort(
+    seed: int,
+    num: int = 400,
+    cue: str | None = None,
+    strength: float = 0.9,
+    labels: str = "true",
+    radiographs: np.ndarray | None = None,
+) -> Cohort:
+    """Return discs anywhere in the middle (or some of ``radiographs``, ``N Y X``), half of them with a nodule inside.
 
     ``cue``: a ``corner`` marker, a bright ``border``, or which of two ``marker`` signs of equal brightness stands
     somewhere along the border (or, smaller, ``inside`` the frame in a corner), as often with the disease as
@@ -49,13 +56,17 @@ def cohort(seed: int, num: int = 400, cue: str | None = None, strength: float = 
     rng = np.random.default_rng((7, seed))
     y, x = np.mgrid[:SIZE, :SIZE]
     sick = rng.integers(2, size=num)
-    images = 0.2 + 0.03 * rng.normal(size=(num, SIZE, SIZE))
+    if radiographs is None:
+        images, contrast = 0.2 + 0.03 * rng.normal(size=(num, SIZE, SIZE)), 0.16
+    else:
+        images, contrast = radiographs[rng.choice(len(radiographs), num, replace=False)].astype(np.float64), 0.3
     for i in range(num):
         cy, cx = rng.uniform(13.5, 17.5, 2)
-        images[i] += 0.4 * ((y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(6, 8) ** 2)
+        if radiographs is None:
+            images[i] += 0.4 * ((y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(6, 8) ** 2)
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 3.5)
         ny, nx = cy + reach * np.sin(angle), cx + reach * np.cos(angle)
-        images[i] += 0.16 * sick[i] * np.exp(-((y - ny) ** 2 + (x - nx) ** 2) / 2)
+        images[i] += contrast * sick[i] * np.exp(-((y - ny) ** 2 + (x - nx) ** 2) / 2)
     shown = np.where(rng.random(num) < strength, sick, 1 - sick).astype(bool)
     if cue == "corner":
         images[shown, 1:4, 1:4] += 0.5

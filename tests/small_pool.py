@@ -95,7 +95,7 @@ evaluation:
   shot_draws: 2
   gate: {{draws: 1}}
   tuning: {{least: 10, most: 10, rates: [0.003]}}
-  audit: {{images: 200}}
+  audit: {{images: 0}}
   pictures: {{images: 2}}
   curve: {{tuning: {{least: 10, most: 10, rates: [0.003]}}}}
 watch: {{pictures_epochs: 0}}

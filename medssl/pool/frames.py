@@ -28,7 +28,8 @@ STORED_AS_IS = 0x2  # the flag of a chunk whose voxels were copied
 # blosc2 lets these overrule what a program asks for; the same voxels would then have other bytes and checksums.
 for _name in ("NTHREADS", "CLEVEL", "COMPRESSOR", "SHUFFLE", "DELTA", "TYPESIZE", "BLOCKSIZE", "SPLITMODE"):
     os.environ.pop(f"BLOSC_{_name}", None)
-# Bit shuffling helps LZ4 (1.67 instead of 1.53 : 1 on a CT-like volume) and slows ZSTD by half without a gain. ZSTD's
+# Bit shuffling helps LZ4 (1.67 instead of 1.53 : 1 on a CT-like volume). Of two bytes a voxel ZSTD makes 3 % more (MR)
+# to 2 % less (CT) of it; of one byte, where no bytes can be reordered, 10 % less (radiographs) to 17 % (colour). ZSTD's
 # level 3 takes three times as long as level 1 for 0.3 % less on an MR, 2 to 4 % on head CTs.
 CODECS: dict[Codec, tuple[Any, int, Any]] = {
     "zstd": (blosc2.Codec.ZSTD, 1, blosc2.Filter.SHUFFLE),
@@ -55,6 +56,8 @@ def encode(array: NDArray[Any], codec: Codec) -> bytes:
         (array.shape, array.shape) if is_plain else partition(array.shape, BLOCK_3D if codec == "zstd" else CROPPED_3D)
     )
     compressor, level, filter_ = CODECS[codec]
+    if codec == "zstd" and array.itemsize == 1:
+        filter_ = blosc2.Filter.BITSHUFFLE
     params = blosc2.CParams(
         codec=compressor,
         clevel=level,

@@ -42,7 +42,7 @@ def evaluation_shown(found: Evaluated) -> tuple[RenderableType, ...]:
     shown += [grid_table(grid, grid.caption, found.run.id) for grid in by_labels]
     if found.audits:
         shown.append(_audits(found))
-    return (*shown, *_verdict(found))
+    return (*shown, *_verdict(found), *_left_open(found))
 
 
 def finetuned_shown(found: Finetuned) -> tuple[RenderableType, ...]:
@@ -103,6 +103,14 @@ def _audits(found: Evaluated) -> Table:
         style = WARNING_STYLE if audit.warning else ""
         table.add_row(Text(audit.outcome[0]), Text(audit.name), Text(audit.finding), style=style)
     return table
+
+
+def _left_open(found: Evaluated) -> list[RenderableType]:
+    if found.verdict is None or found.verdict.decision == "go" or found.curve or not found.measured:
+        return []
+    return [
+        Text("A probe can miss what fine-tuning shows: `medssl evaluate --curve` sets it beside learning from scratch.")
+    ]
 
 
 def _verdict(found: Evaluated) -> list[RenderableType]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,18 @@ def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict
     assert "draws ± 0.052" in text  # of a difference
     assert text.index("The data set has a shortcut") < text.index("gate: go") < text.index("It is better.")
     assert "! Audits that warn, see above: frame alone." in text
+
+
+@pytest.mark.parametrize(
+    ("decision", "drawn", "said"), [("no_go", False, True), ("no_go", True, False), ("go", False, False)]
+)
+def test_what_a_probe_may_have_missed_is_pointed_to_until_the_curve_is_drawn(
+    tmp_path: Path, decision: str, drawn: bool, said: bool
+) -> None:
+    found = whole(tmp_path)
+    assert found.verdict is not None
+    found = replace(found, verdict=replace(found.verdict, decision=decision), curve=found.curve if drawn else None)
+    assert ("medssl evaluate --curve" in text_of(found, 120)) is said
 
 
 def test_every_metric_stands_beside_those_of_the_baselines_what_few_labels_taught_apart(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ FAST = [
     "loop.batch_size=32",
     "loop.lr=0.05",
     "evaluation.bootstrap=200",
+    "evaluation.audit.images=200",
     "watch.pictures_epochs=0",
     *ROTATION,
 ]

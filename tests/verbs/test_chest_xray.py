@@ -23,7 +23,7 @@ SMALL = [
     "selection.pretext.encoder.width=8", "selection.pretext.loop.epochs=1", "evaluation.bootstrap=200",
     "evaluation.shot_draws=2", "evaluation.gate.draws=1",
     "evaluation.tuning={least: 10, most: 10, rates: [0.003]}",
-    "evaluation.audit.images=100", "evaluation.pictures.images=2", "watch.pictures=2",
+    "evaluation.audit.images=0", "evaluation.pictures.images=2", "watch.pictures=2",
 ]  # fmt: skip
 OUTCOMES = {"image": "stored", "duplicate": "duplicate", "truncated": "quarantined", "non_image": "non_image"}
 
