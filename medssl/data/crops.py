@@ -79,7 +79,7 @@ def cut(blocks: Tensor, which: Tensor, first: Tensor, shape: tuple[int, ...], mi
         for made, block, at, flip in zip(out, which.tolist(), first.tolist(), flips, strict=True):
             box: Box = (slice(None), *(slice(a, a + size) for a, size in zip(at, shape, strict=True)))
             found = blocks[block][box]
-            made.copy_(found.flip(-1) if flip else found.contiguous())  # float16 in rows converts eight times faster
+            made.copy_(_flipped(found) if flip else found.contiguous())  # float16 in rows converts eight times faster
         return out
     for axis, size in enumerate(shape):
         blocks = blocks.unfold(2 + axis, size, 1)  # a view: R C *places *S
@@ -88,6 +88,13 @@ def cut(blocks: Tensor, which: Tensor, first: Tensor, shape: tuple[int, ...], mi
     if mirrored is None:
         return found
     return torch.where(mirrored.view(-1, *(1,) * (found.ndim - 1)), found.flip(-1), found)
+
+
+def _flipped(images: Tensor) -> Tensor:
+    """Mirror the last axis; torch does so to float16 half as fast as to integers of two bytes."""
+    if images.dtype != torch.float16:
+        return images.flip(-1)
+    return images.view(torch.int16).flip(-1).view(torch.float16)
 
 
 def windows(shape: tuple[int, ...], window: tuple[int, ...]) -> list[tuple[slice, ...]]:
