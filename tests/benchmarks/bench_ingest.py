@@ -2,13 +2,15 @@
 
     PYTHONPATH=peers python tests/benchmarks/bench_ingest.py              # some minutes; MEDSSL_SHARED names the series
     PYTHONPATH=peers python tests/benchmarks/bench_ingest.py --rounds 1 --only "MR raw"
+    PYTHONPATH=peers python tests/benchmarks/bench_ingest.py --only "MR raw, patients" --patients 48 \
+        --systems medssl medssl_all_cores dcm2niix
 
 Peers come from a folder (pip install --target peers dcm2niix dicom2nifti SimpleITK itk); what is not there is skipped,
 and said. Each run is a process of its own on one core, all interleaved; imports do not count. Everybody ends with a
 file: NIfTI without compression, medssl a pool (de-identified, hashed, checked, compressed). A rate a CPU second is what
-to compare on a machine that others use as well. Series: a head MR of 192 files, the same of eight patients, and a head
-CT (28 slices, five times one above the other), as they came and as JPEG lossless and JPEG 2000. ``floor``: reading
-every byte and nothing else. ``medssl_all_cores``: a worker a core, for the eight patients.
+to compare on a machine that others use as well. Series: a head MR of 192 files, the same of several patients, and a
+head CT (28 slices, five times one above the other), as they came and as JPEG lossless and JPEG 2000. ``floor``: reading
+every byte and nothing else. ``medssl_all_cores``: a worker a core, for the several patients.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from pathlib import Path
 from statistics import median
 
 SHARED = Path(os.environ.get("MEDSSL_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "dicom_series"
-COPIES, PATIENTS = 5, 8  # of the CT, of the MR
-MANY = "MR raw, eight patients"
+COPIES = 5  # of the CT
+MANY = "MR raw, patients"
 JPEG_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
 
 
@@ -147,11 +149,11 @@ def _cpu_s() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def series(folder: Path) -> dict[str, Path]:
+def series(folder: Path, num_patients: int) -> dict[str, Path]:
     """Write the series to be read, each in a folder of its own."""
     found = {"MR raw": folder / "mr", MANY: folder / "mrs", "CT raw": folder / "ct"}
     shutil.copytree(SHARED / "mr_t1_structural_implicit", found["MR raw"])
-    _of_patients(found["MR raw"], found[MANY])
+    _of_patients(found["MR raw"], found[MANY], num_patients)
     found["CT raw"].mkdir()
     _stacked(SHARED / "ct_head_philips_flat", found["CT raw"])
     for name, syntax in (("JPEG lossless", JPEG_LOSSLESS), ("JPEG 2000", JPEG_2000)):
@@ -162,11 +164,11 @@ def series(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _of_patients(source: Path, out: Path) -> None:
+def _of_patients(source: Path, out: Path, num_patients: int) -> None:
     """Give a series to several patients, each with UIDs of their own."""
     from pydicom import dcmread, uid
 
-    for patient in map(str, range(PATIENTS)):
+    for patient in map(str, range(num_patients)):
         (out / patient).mkdir(parents=True)
         for path in sorted(source.iterdir()):
             ds = dcmread(path)
@@ -224,6 +226,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="series")
+    parser.add_argument("--patients", type=int, default=8, help="that one of the series is copied for")
+    parser.add_argument("--systems", nargs="*", choices=[c.__name__ for c in CANDIDATES], help="all without")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -233,18 +237,18 @@ def main() -> None:
         raise SystemExit(f"no series at {SHARED}: set MEDSSL_SHARED to the folder that holds data/")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     with tempfile.TemporaryDirectory() as folder:
-        for title, source in series(Path(folder)).items():
+        for title, source in series(Path(folder), args.patients).items():
             if not args.only or title in args.only:
-                _compare(title, source, Path(folder) / "out", args.rounds)
+                _compare(title, source, Path(folder) / "out", args)
 
 
-def _compare(title: str, source: Path, out: Path, rounds: int) -> None:
+def _compare(title: str, source: Path, out: Path, args: argparse.Namespace) -> None:
     num, size = len(files_of(source)), sum(path.stat().st_size for path in files_of(source))
-    candidates = [c for c in CANDIDATES if c is not medssl_all_cores or title == MANY]
-    runs: dict[str, list[dict[str, float]]] = {c.__name__: [] for c in candidates}
+    names = [c.__name__ for c in CANDIDATES if c is not medssl_all_cores or title == MANY]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names if name in (args.systems or names)}
     skipped: dict[str, str] = {}
     one_core = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for name in runs.keys() - skipped.keys():
             command = [sys.executable, __file__, "--child", name, str(source), str(out)]
             done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **one_core}, check=False)
