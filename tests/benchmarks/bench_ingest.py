@@ -57,7 +57,8 @@ def dcm2niix(source: Path, out: Path) -> Callable[[], object]:
     program = next((str(p) for p in beside if p.is_file()), shutil.which("dcm2niix"))
     if program is None:
         raise ImportError("dcm2niix")
-    command = [program, "-z", "n", "-o", str(out), str(source)]
+    named = ["-f", "%i_%s"]  # by patient and series: of more than 26 of one name it refuses the rest
+    command = [program, "-z", "n", *named, "-o", str(out), str(source)]
     return lambda: subprocess.run(command, check=True, capture_output=True)
 
 
