@@ -223,7 +223,7 @@ def test_workers_end_with_a_training_process_that_is_killed(data: Prepared) -> N
     assert len(workers) >= 2
     trainer.kill()
     trainer.join()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
