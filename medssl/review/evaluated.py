@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from medssl.core.files import read_json
 from medssl.evaluation.curve import Curve
+from medssl.evaluation.problem import Kind
 from medssl.evaluation.results import ENCODER
 from medssl.review import grids
 from medssl.review.findings import Measured, described, latest_of, measured_of, method
@@ -55,6 +56,7 @@ class Evaluated:
 
     run: RunRecord
     task: str
+    kind: Kind
     method: str
     measured: tuple[Measured, ...]
     differences: tuple[Measured, ...]
@@ -102,6 +104,7 @@ def evaluated(run: RunRecord, data: Mapping[str, Any], of_method: str = "") -> E
     return Evaluated(
         run=run,
         task=str(data.get("task") or ""),
+        kind=_part(Kind, data.get("kind"), Kind.CLASSES),
         method=of_method,
         measured=measured,
         differences=differences,

@@ -106,7 +106,10 @@ def _audits(found: Evaluated) -> Table:
 
 
 def _left_open(found: Evaluated) -> list[RenderableType]:
-    if found.verdict is None or found.verdict.decision == "go" or found.curve or not found.measured:
+    """Return where a verdict by probes may be looked into; networks learn classes alone."""
+    if found.verdict is None or found.verdict.decision == "go" or found.curve:
+        return []
+    if not found.measured or not found.kind.exclusive:
         return []
     return [
         Text("A probe can miss what fine-tuning shows: `medssl evaluate --curve` sets it beside learning from scratch.")

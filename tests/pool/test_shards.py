@@ -19,16 +19,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from stored_arrays import arrays_and_boxes, ct
 
 from medssl.core.errors import CorruptShard, PoolError
 from medssl.pool.catalog import VOLUMES
-from medssl.pool.frames import CODECS, HEAD_BYTES, Codec, encode, partition, plain_start
+from medssl.pool.frames import CODECS, Codec
 from medssl.pool.reader import VolumeReader
 from medssl.pool.shards import Member, ShardWriter
 
-DTYPES = ["?", "i1", "u1", "<i2", ">i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8", "<c8", "<c16"]
 NAME = "0123456789abcdef"
 FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -44,26 +43,6 @@ def rows(members: list[Member], arrays: list[NDArray[Any]]) -> pl.DataFrame:
     return pl.DataFrame(
         [vars(m) | {"volume": f"{i:016x}", "dtype": str(a.dtype), "shape": a.shape} for i, (m, a) in enumerate(found)]
     )
-
-
-def ct(seed: int = 0, shape: tuple[int, ...] = (20, 70, 65)) -> NDArray[np.int16]:
-    return np.random.default_rng(seed).normal(0, 30, shape).astype(np.int16)
-
-
-@st.composite
-def arrays_and_boxes(draw: st.DrawFn) -> tuple[NDArray[Any], tuple[slice, ...]]:
-    shape = draw(
-        hnp.array_shapes(min_dims=1, max_dims=5, max_side=9) | hnp.array_shapes(min_dims=2, max_dims=3, max_side=80)
-    )
-    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
-    seed = draw(st.integers(0, 2**32 - 1))
-    bits = np.random.default_rng(seed).bytes(int(np.prod(shape)) * dtype.itemsize)
-    if dtype == np.bool_:
-        array: NDArray[Any] = (np.frombuffer(bits, np.uint8) > 127).reshape(shape)
-    else:
-        array = np.frombuffer(bits, dtype).reshape(shape)
-    ends = [sorted(draw(st.tuples(st.integers(0, size - 1), st.integers(1, size)))) for size in shape]
-    return array, tuple(slice(low, max(high, low + 1)) for low, high in ends[: draw(st.integers(1, len(shape)))])
 
 
 @settings(max_examples=150)
@@ -95,24 +74,6 @@ def test_a_view_that_is_not_contiguous_is_stored_as_it_looks(tmp_path: Path) -> 
     assert np.array_equal(write(tmp_path, [array]).read(0), array)
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=4))
-def test_blocks_and_chunks_waste_little(shape: list[int]) -> None:
-    blocks, chunks = partition(tuple(shape))
-    for size, block, chunk in zip(shape, blocks, chunks, strict=True):
-        assert chunk % block == 0
-        assert block <= size
-        assert -(-size // chunk) * chunk - size < max(block, 0.35 * size + 1)
-
-
-def test_blocks_fit_volumes_images_time_and_colour() -> None:
-    blocks, chunks = partition((160, 512, 512))
-    assert (blocks, chunks) == ((8, 32, 32), (32, 128, 128))
-    assert partition((224, 224)) == ((112, 112), (224, 224))
-    assert partition((3, 224, 224)) == ((3, 112, 112), (3, 224, 224))
-    assert partition((30, 20, 64, 64)) == ((1, 7, 32, 32), (1, 21, 64, 64))  # time is cut singly
-    assert partition((480, 640, 3)) == ((120, 128, 3), (480, 640, 3))  # colours stay together
-
-
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_the_same_input_gives_the_same_bytes_in_any_environment(tmp_path: Path, codec: Codec) -> None:
     script = (
@@ -132,35 +93,6 @@ def test_the_same_input_gives_the_same_bytes_in_any_environment(tmp_path: Path, 
         subprocess.run([sys.executable, "-c", script, tmp_path / str(run), codec], check=True, env=env)
         found.add((tmp_path / str(run) / "00000.tar").read_bytes())
     assert len(found) == 1
-
-
-def test_a_smooth_image_of_one_byte_a_voxel_takes_an_eighth_less_than_shuffled_bytes_would() -> None:
-    y, x = np.mgrid[:200, :200]
-    noise = np.random.default_rng(0).normal(0, 2, y.shape)
-    image = (120 + 60 * np.sin(y / 40) * np.cos(x / 30) + noise).astype(np.uint8)
-    blocks, chunks = partition(image.shape)
-    zstd = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-    bytewise = blosc2.asarray(image, chunks=chunks, blocks=blocks, cparams=zstd, contiguous=True).to_cframe()
-    assert len(encode(image, "zstd")) < 7 / 8 * len(bytewise)
-
-
-@given(arrays_and_boxes())
-def test_an_uncompressed_frame_holds_its_voxels_in_a_row(drawn: tuple[NDArray[Any], tuple[slice, ...]]) -> None:
-    array = drawn[0].astype(drawn[0].dtype.newbyteorder("<"))
-    frame = encode(array, "none")
-    start = plain_start(frame[:HEAD_BYTES], array.dtype, array.shape)
-    assert start is not None
-    assert frame[start : start + array.nbytes] == array.tobytes()
-    assert blosc2.ndarray_from_cframe(frame)[()].tobytes() == array.tobytes()
-    if array.size > 1:
-        assert plain_start(frame[:HEAD_BYTES], array.dtype, array.shape[1:] or (1,)) in (None, start)
-    assert plain_start(b"no frame at all", array.dtype, array.shape) is None
-
-
-def test_a_compressed_frame_is_not_taken_for_plain_voxels() -> None:
-    array = ct(0, (3, 40, 50))
-    for codec in ("zstd", "lz4"):
-        assert plain_start(encode(array, codec)[:HEAD_BYTES], array.dtype, array.shape) is None
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))

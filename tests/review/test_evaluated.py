@@ -16,6 +16,7 @@ from rich.console import Console
 from synthetic_study import audits, curve, few_shot, metrics, score, structure, subgroups
 
 from medssl.core.files import write_json
+from medssl.evaluation.problem import Kind
 from medssl.review.evaluated import Evaluated, evaluations
 from medssl.review.grids import Cell, Grid, Row
 from medssl.review.page import report
@@ -122,14 +123,21 @@ def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict
 
 
 @pytest.mark.parametrize(
-    ("decision", "drawn", "said"), [("no_go", False, True), ("no_go", True, False), ("go", False, False)]
+    ("decision", "drawn", "kind", "said"),
+    [
+        ("no_go", False, Kind.CLASSES, True),
+        ("no_go", False, Kind.REGRESSION, False),
+        ("no_go", True, Kind.CLASSES, False),
+        ("go", False, Kind.CLASSES, False),
+    ],
 )
 def test_what_a_probe_may_have_missed_is_pointed_to_until_the_curve_is_drawn(
-    tmp_path: Path, decision: str, drawn: bool, said: bool
+    tmp_path: Path, decision: str, drawn: bool, kind: Kind, said: bool
 ) -> None:
     found = whole(tmp_path)
     assert found.verdict is not None
-    found = replace(found, verdict=replace(found.verdict, decision=decision), curve=found.curve if drawn else None)
+    found = replace(found, verdict=replace(found.verdict, decision=decision), kind=kind)
+    found = found if drawn else replace(found, curve=None)
     assert ("medssl evaluate --curve" in text_of(found, 120)) is said
 
 
