@@ -7,6 +7,7 @@ view lie around slices, while the first and last slices are anatomy, and six sid
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ MEAN, SPREAD = 0.5, 0.2  # of every image, where contrast is taken away
 
 class Cover(StrEnum):
     """What is taken away."""
+
+    @property
+    def mark(self) -> tuple[Any, ...]:
+        """What changes with all that a covered image depends on."""
+        return self, FRAME, CORNER, SIGMA, GRID, MEAN, SPREAD
 
     FRAME = "frame"
     CORNERS = "corners"

@@ -22,6 +22,7 @@ from medssl.core.batch import Loaded, Views
 from medssl.core.errors import MedsslError, StudyError, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.processes import end_with_parent
+from medssl.data.covers import covered
 from medssl.data.crops import cut
 from medssl.data.prepared import Prepared
 from medssl.data.reading import Read, Reading
@@ -123,7 +124,7 @@ class TrainingFeed:
         num = len(read.keys) // len(read.rows)
         volume = read.rows.repeat_interleave(num)
         targets = None if self.targets is None else torch.from_numpy(self.targets)[volume]
-        return Block(read, volume, self.data.geometry.shape, self.recipe, targets, self._patients[volume])
+        return Block(read, volume, self.data, self.recipe, targets, self._patients[volume])
 
     @cached_property
     def _patients(self) -> Tensor:
@@ -147,7 +148,7 @@ class Block:
 
     read: Read
     volume: Tensor
-    shape: tuple[int, ...]
+    data: Prepared
     recipe: ViewRecipe
     targets: Tensor | None
     patient: Tensor
@@ -158,6 +159,9 @@ class Block:
         keys, num = self.read.keys.to(device), len(self.read.keys) // len(self.read.rows)
         if len(images) < len(keys):
             which = torch.arange(len(keys), device=device) // num
-            images = images[which] if first is None else cut(images, which, first.to(device), self.shape)
+            images = images[which] if first is None else cut(images, which, first.to(device), self.data.geometry.shape)
+        if self.data.cover is not None:
+            extent = None if self.read.place is None else torch.from_numpy(self.data.shapes[self.volume.numpy()])
+            images = covered(images.float(), self.data.cover, keys[:, 0], first=self.read.place, extent=extent)
         targets = None if self.targets is None else self.targets.to(device)
         return make_views(images, keys, self.volume.to(device), self.recipe, targets, self.patient.to(device))

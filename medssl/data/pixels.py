@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from medssl.data.covers import Cover, region
+from medssl.data.covers import Cover, covered, region
 from medssl.data.prepared import Prepared
 
 MOST = 64  # voxels an axis that a linear model can hold in memory
@@ -21,15 +21,15 @@ THUMBNAIL = 4  # voxels an axis
 
 
 def small_images(data: Prepared, *, most: int = MOST) -> NDArray[np.float32]:
-    """Return ``N C *S`` whole volumes, shrunk by area means to at most ``most`` voxels an axis."""
+    """Return ``N C *S`` whole volumes, shrunk by area means to at most ``most`` voxels an axis, then covered."""
     shape = tuple(min(size, most) for size in data.geometry.shape)
     if data.cropped:  # each has an extent of its own
-        whole = [torch.from_numpy(data.reader.read(row)).float()[None] for row in range(len(data))]
-        parts = [F.interpolate(volume, size=shape, mode="area") for volume in whole]
+        whole = (torch.from_numpy(data.reader.read(row)).float()[None] for row in range(len(data)))
     else:
         chunks = np.array_split(np.arange(len(data)), max(1, len(data) // 64))
-        parts = [F.interpolate(data.images(rows), size=shape, mode="area") for rows in chunks]
-    return torch.cat(parts).numpy()
+        whole = (data.covered(None).images(rows) for rows in chunks)
+    small = torch.cat([F.interpolate(images, size=shape, mode="area") for images in whole])
+    return (small if data.cover is None else covered(small, data.cover, torch.from_numpy(data.keys))).numpy()
 
 
 def frame(images: NDArray[Any]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl.core.types import Geometry, Role
+from medssl.data.covers import Cover, covered
 from medssl.pool.catalog import Catalog
 from medssl.pool.reader import Box, VolumeReader
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Prepared:
 
     ``cropped``: volumes keep their own extent, at least ``geometry.shape`` an axis (the catalog's ``shape`` says how
     large), and are read by boxes of it; else every volume has exactly ``geometry.shape``. ``points`` is the table of
-    where their tissue is.
+    where their tissue is. ``cover``: what whoever looks at the images does not see.
     """
 
     shards: Path
@@ -31,6 +35,7 @@ class Prepared:
     geometry: Geometry
     cropped: bool = False
     points: Path | None = None
+    cover: Cover | None = None
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -43,8 +48,12 @@ class Prepared:
         """Keep the volumes of ``catalog``."""
         return replace(self, catalog=catalog)
 
+    def covered(self, cover: Cover | None) -> Prepared:
+        """Show every image without what ``cover`` names; None: whole."""
+        return replace(self, cover=cover)
+
     @cached_property
-    def keys(self) -> NDArray[np.int64]:
+    def keys(self) -> Ints:
         """The stable identity of each row, ``N``."""
         return self.catalog.keys()
 
@@ -54,7 +63,7 @@ class Prepared:
         return VolumeReader(self.shards, self.catalog.volumes)
 
     @cached_property
-    def shapes(self) -> NDArray[np.int64]:
+    def shapes(self) -> Ints:
         """The spatial shape of each row, ``N ndim``."""
         return np.array(self.catalog.volumes["shape"].to_list(), np.int64).reshape(len(self), -1)[:, 1:]
 
@@ -71,10 +80,21 @@ class Prepared:
         flat = asked["points"].explode().to_numpy().astype(np.int32)
         return flat.reshape(len(self), -1, self.geometry.ndim) if len(self) else flat.reshape(0, 1, self.geometry.ndim)
 
-    def images(self, rows: NDArray[np.int64]) -> Tensor:
+    def images(self, rows: Ints) -> Tensor:
         """Return ``B C *S`` float32: whole volumes, or their middle boxes where they are cropped."""
-        boxes = [self.middle(int(row)) for row in rows] if self.cropped else None
-        return torch.from_numpy(self.reader.read_many(rows, boxes)).float()
+        return self.seen(rows, [self.middle(int(row)) for row in rows] if self.cropped else None)
+
+    def seen(self, rows: Ints, boxes: Sequence[Box] | None = None, keys: Ints | None = None) -> Tensor:
+        """Return ``B C *S`` float32: whole volumes, or a box of each; what covers is drawn by ``keys`` ``B``."""
+        images = torch.from_numpy(self.reader.read_many(rows, boxes)).float()
+        if self.cover is None:
+            return images
+        keys = self.keys[rows] if keys is None else keys
+        if boxes is None:
+            return covered(images, self.cover, torch.from_numpy(keys))
+        first = torch.tensor([[span.start for span in box[1:]] for box in boxes])
+        extent = torch.from_numpy(self.shapes[rows])
+        return covered(images, self.cover, torch.from_numpy(keys), first=first, extent=extent)
 
     def middle(self, row: int) -> Box:
         """Return the box of ``geometry.shape`` in the middle of a volume."""

@@ -28,13 +28,15 @@ class Read(NamedTuple):
     """One process's share of a micro-batch: ``blocks`` ``R C *T`` in storage type, of ``rows`` ``R``.
 
     ``keys`` ``B V``: one line an image, ``B / R`` images a row. ``first`` ``B ndim``: where each image's box begins in
-    its block, None where blocks are whole images, one a row or one an image.
+    its block, None where blocks are whole images, one a row or one an image. ``place`` ``B ndim``: where it begins in
+    its volume, None where that is the image.
     """
 
     blocks: Tensor
     rows: Tensor
     keys: Tensor
     first: Tensor | None
+    place: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,15 @@ class Reading(Dataset[Read | MedsslError]):
         # Two boxes of a volume, like two visits of an epoch, are two samples; the first is the volume itself.
         sample = np.where(visit == 0, volume, mix(volume.view(np.uint64) ^ mix(visit)).view(np.int64))
         keys = view_keys(self.sampler.seed, batch.epoch, sample, self.num_views)
-        blocks, first = self._whole(rows) if self.extents is None else self._boxes(rows, keys[:, 0], self.extents)
-        return Read(blocks, torch.from_numpy(rows), torch.from_numpy(keys), first)
+        blocks, *at = self._whole(rows) if self.extents is None else self._boxes(rows, keys[:, 0], self.extents)
+        return Read(blocks, torch.from_numpy(rows), torch.from_numpy(keys), *at)
 
-    def _whole(self, rows: Ints) -> tuple[Tensor, None]:
+    def _whole(self, rows: Ints) -> tuple[Tensor, None, None]:
         out = self._room(len(rows), self.geometry.shape)
         self.reader.read_many(rows, out=out.numpy())
-        return out, None
+        return out, None, None
 
-    def _boxes(self, rows: Ints, keys: Ints, extents: Ints) -> tuple[Tensor, Tensor | None]:
+    def _boxes(self, rows: Ints, keys: Ints, extents: Ints) -> tuple[Tensor, Tensor | None, Tensor]:
         """Read one block a row and draw its images' boxes, mostly around tissue where that is known."""
         num, shape = self.sampler.crops, self.geometry.shape
         sizes = np.minimum(extents[rows], block_shape(shape, num))
@@ -87,13 +89,14 @@ class Reading(Dataset[Read | MedsslError]):
         begin = starts(keys[::num], Stream.BLOCK, extents[rows], sizes, near)
         direct = self._converts(int(rows[0]))
         if num == 1:
-            return (self._converted if direct else self._stacked)(rows, begin, sizes), None
+            return (self._converted if direct else self._stacked)(rows, begin, sizes), None, torch.from_numpy(begin)
         within = None if near is None else np.repeat(near - begin[:, None], num, axis=0)
         inner = np.broadcast_to(np.array(shape), (len(keys), len(shape)))
         first = starts(keys, Stream.BOX, np.repeat(sizes, num, axis=0), inner, within)
+        place = np.repeat(begin, num, axis=0) + first
         if direct:
-            return self._converted(np.repeat(rows, num), np.repeat(begin, num, axis=0) + first, inner), None
-        return self._stacked(rows, begin, sizes), torch.from_numpy(first)
+            return self._converted(np.repeat(rows, num), place, inner), None, torch.from_numpy(place)
+        return self._stacked(rows, begin, sizes), torch.from_numpy(first), torch.from_numpy(place)
 
     def _converts(self, row: int) -> bool:
         """Say whether boxes are best read one by one as float32: nothing to decode, no process or bus to cross."""

@@ -87,7 +87,12 @@ def paired_difference(
         return replace(score, low=score.value - bound, high=score.value + bound)
     if not (over_draws and a.ndim == b.ndim == 3 and len(a) == len(b) > 1):
         return score
-    reach = draw_reach(draw_spread(metric, truth, a, b), len(a), level)
+    return over_other_draws(score, draw_spread(metric, truth, a, b), len(a))
+
+
+def over_other_draws(score: Score, spread: float, num: int) -> Score:
+    """Return the mean of ``num`` draws that deviate by ``spread`` with an interval for other draws, too."""
+    reach = draw_reach(spread, num, score.level)
     low, high = np.hypot(score.value - score.low, reach), np.hypot(score.high - score.value, reach)
     return replace(score, low=float(score.value - low), high=float(score.value + high))
 

@@ -34,7 +34,16 @@ NAMES = {
 }
 
 
+class By(StrEnum):
+    """What an encoder is judged by: a linear probe of its features, or itself, fine-tuned."""
+
+    PROBE = "probe"
+    FINE_TUNED = "fine_tuned"
+
+
 FROM_SCRATCH = frozenset({"scratch", "small_resnet"})
+UNTAUGHT = {By.PROBE: "random", By.FINE_TUNED: "scratch"}  # what pretraining must be shown to have improved
+REQUIRED = {By.PROBE: ("random", "pixels", "small_resnet"), By.FINE_TUNED: ("scratch", "pixels_few", "small_resnet")}
 POWER = 0.8  # with which what is advised would settle a difference
 MOST_DRAWS, MOST_PATIENTS = 100, 100  # the latter times those there are: beyond them nothing is advised
 
@@ -45,13 +54,17 @@ class GateRule(Config):
     Errors in the unit of the labels (MAE) are taken as a share of what a constant guess has; covered comparisons of
     numbers are of R², which has no unit.
 
+    ``by`` says what is judged: the encoder's linear probe, which must improve on that of the untrained encoder; or the
+    fine-tuned encoder, which must improve on the same network from scratch, and is compared with few labels alone.
+
     Learning from scratch is compared with at the labels of ``budget`` dev patients, drawn ``draws`` times. Without a
-    comparison with each of ``required`` there is no decision; networks learn classes alone, so for other labels none
-    from scratch is asked for, and the verdict says so. With ``shortcut``, an encoder that is better than the
-    random one only while it sees the border of the image is refused. Audits named in ``refuse_on`` refuse an encoder
-    when they warn; the warnings of others are said, and decide nothing.
+    comparison with each of ``required`` (those of ``REQUIRED`` without) there is no decision; networks learn classes
+    alone, so for other labels none from scratch is asked for, and the verdict says so. With ``shortcut``, an encoder
+    that is better than the untaught one only while it sees the border of the image is refused. Audits named in
+    ``refuse_on`` refuse an encoder when they warn; the warnings of others are said, and decide nothing.
     """
 
+    by: By = By.PROBE
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
     ceiling: Annotated[float, Field(gt=0, le=1)] = 0.995
     min_test_patients: Annotated[int, Field(ge=1)] = 20
@@ -60,9 +73,14 @@ class GateRule(Config):
     draws: Annotated[int, Field(ge=1)] = 5
     min_feature_std: Annotated[float, Field(ge=0)] = 0.01
     min_rankme: Annotated[float, Field(ge=1)] = 2.0
-    required: tuple[str, ...] = ("random", "pixels", "small_resnet")
+    required: tuple[str, ...] | None = None
     shortcut: bool = True
     refuse_on: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The baselines without which there is no decision."""
+        return REQUIRED[self.by] if self.required is None else self.required
 
 
 class Decision(StrEnum):
@@ -92,9 +110,10 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
 
        - *no*: the loss is proven (even one inside the margin); a loss that may be chance is *undecided*, which says
          how many patients (where few labels are drawn, also draws) would settle it;
-       - *random encoder, yes*: the whole interval is above 0 (superior: pretraining did something), or both probes
-         are at the ceiling and the interval is above minus the margin (nothing was left to win);
-       - *random encoder, no*: otherwise, below the ceiling, the whole interval is below the margin (shown to be as
+       - *untaught encoder* (the random one; scratch where the fine-tuned encoder is judged), *yes*: the whole interval
+         is above 0 (superior: pretraining did something), or both are at the ceiling and the interval is above minus
+         the margin (nothing was left to win);
+       - *untaught encoder, no*: otherwise, below the ceiling, the whole interval is below the margin (shown to be as
          good as no pretraining);
        - *any other baseline, yes*: the whole interval is above minus the margin (non-inferior).
 
@@ -102,8 +121,8 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
     4. **Shortcut**: the same with the border of every image (frame and corners) covered, where an audit compared that.
        A covered image is strange to an encoder, which costs it a little, and nothing to a baseline that learns it anew.
        So a *no* is a loss proven to be more than the margin, shown to be as good as no pretraining, or a lead over the
-       random encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be
-       superior to the random encoder, and no *no* beside others.
+       untaught encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be
+       superior to the untaught encoder, and no *no* beside others.
     5. An audit of ``refuse_on`` that warns turns ``go`` into ``no_go``.
 
     Several comparisons: ``go`` needs every one of them, so no number of baselines makes a false ``go`` likelier than
@@ -125,7 +144,7 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
         if name in evaluation.warnings
     ]
     learns = evaluation.kind in (Kind.CLASSES, Kind.ORDINAL)
-    required = [name for name in rule.required if learns or name not in FROM_SCRATCH]
+    required = [name for name in rule.needed if learns or name not in FROM_SCRATCH]
     absent = [_named(name) for name in required if name not in evaluation.differences]
     if absent:
         findings.append(Verdict(Decision.UNDECIDED, (f"The encoder was not compared with {' and '.join(absent)}.",)))
@@ -141,11 +160,14 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
 
 def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: GateRule) -> list[Verdict]:
     """Judge every comparison, then those with the border covered."""
-    judged = {name: evaluation.comparison(name) for name in evaluation.differences}
+    asks_few = rule.by is By.FINE_TUNED
+    names = [name for name in evaluation.differences if evaluation.is_of_few(name) or not asks_few]
+    judged = {name: evaluation.comparison(name) for name in names}
     num = len(judged) + len(covered)
 
     def asked(name: str, found: Comparison) -> Asked:
-        return Asked(name, rule.margin * found.unit, num, _at_ceiling(found, rule))
+        top = _at_ceiling(found, rule)
+        return Asked(name, rule.margin * found.unit, num, top, leads=name == UNTAUGHT[rule.by] and not top)
 
     plain = {name: _compare(asked(name, found), found) for name, found in judged.items()}
     leads = {name for name, verdict in plain.items() if verdict.decision is Decision.GO}
@@ -196,28 +218,27 @@ def _named(baseline: str) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """One of ``num`` questions about a baseline; ``margin`` is in the metric's unit; ``top``: both at the ceiling."""
+    """One of ``num`` questions about a baseline; ``margin`` is in the metric's unit; ``top``: both at the ceiling.
+
+    ``leads``: whether there is a lead to be shown, not only no loss.
+    """
 
     name: str
     margin: float
     num: int
     top: bool
-
-    @property
-    def is_random(self) -> bool:
-        """Whether there is a lead to be shown, not only no loss."""
-        return self.name == "random" and not self.top
+    leads: bool
 
 
 def _compare(asked: Asked, found: Comparison) -> Verdict:
     difference, other = found.difference, _named(asked.name)
-    needed = 0.0 if asked.is_random else -asked.margin
+    needed = 0.0 if asked.leads else -asked.margin
     if _lost(difference, asked.num):
         decision, finding = Decision.NO_GO, "is worse than"
     elif difference.low > needed:
         at_least = "is at the ceiling, as is" if asked.top else f"is not worse (by {asked.margin:.3g}) than"
         decision, finding = Decision.GO, "is better than" if needed == 0 else at_least
-    elif asked.is_random and difference.high < asked.margin:
+    elif asked.leads and difference.high < asked.margin:
         decision, finding = Decision.NO_GO, f"is no better (by {asked.margin:.3g}) than"
     else:
         decision, finding = Decision.UNDECIDED, "is not yet told apart from"
@@ -228,14 +249,14 @@ def _compare(asked: Asked, found: Comparison) -> Verdict:
 def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
     """Judge a comparison made with the border covered; ``led``: whether the encoder passed with it in sight."""
     difference, other = found.difference, _named(asked.name)
-    no_better = asked.is_random and difference.high < asked.margin
-    vanished = asked.is_random and found.vanished
+    no_better = asked.leads and difference.high < asked.margin
+    vanished = asked.leads and found.vanished
     if _lost(difference, asked.num, by=asked.margin) or no_better or vanished:
         decision = Decision.NO_GO
         finding = f"holds its own against {other} only while it sees the border of the image; with it covered"
         if not led:
             finding = f"is no better than {other} with the border of every image covered, either"
-    elif difference.low > 0 or not asked.is_random:
+    elif difference.low > 0 or not asked.leads:
         how = "is better than" if difference.low > 0 else "is not shown to be worse than"
         decision, finding = Decision.GO, f"{how} {other} with the border of every image covered, too"
     else:
@@ -270,7 +291,7 @@ def _advice(asked: Asked, found: Comparison, needed: float, by: float = 0.0) -> 
     below, above = difference.value - difference.low, difference.high - difference.value
     wider = widened(asked.num, difference.level)
     ways = [(difference.value - needed, below, 1.0), (-by - difference.value, above, wider)]  # a yes, a proven loss
-    if asked.is_random:
+    if asked.leads:
         ways.append((asked.margin - difference.value, above, 1.0))  # no better
     asks = filter(None, (_asks(found, *way) for way in ways if way[0] > 0))
     draws, patients = min(asks, default=(0, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,15 @@ from scipy.stats import norm
 
 from medssl.core.score import Score
 from medssl.core.types import Role
-from medssl.evaluation.bootstrap import draw_spread, mean_of, paired_difference, patient_bootstrap, score_of, sides
+from medssl.evaluation.bootstrap import (
+    draw_spread,
+    mean_of,
+    over_other_draws,
+    paired_difference,
+    patient_bootstrap,
+    score_of,
+    sides,
+)
 from medssl.evaluation.metrics import metric_named
 from medssl.evaluation.problem import Fit, Floats, Kind, Problem, Rows
 from medssl.evaluation.units import Level, Units
@@ -78,17 +87,26 @@ class Judge:
         """Return the standard deviation of the difference between draws of training labels."""
         return draw_spread(self.metric, self.units.truth, *map(self.units.mean, (a, b)))
 
-    def lost(self, a: Floats, b: Floats, later_a: Floats, later_b: Floats) -> Score:
-        """Return by how much the lead of ``a`` over ``b`` is larger than that of ``later_a`` over ``later_b``."""
+    def lost(self, a: Floats, b: Floats, later_a: Floats, later_b: Floats, *, over_draws: bool = False) -> Score:
+        """Return by how much the lead of ``a`` over ``b`` is larger than that of ``later_a`` over ``later_b``.
+
+        With ``over_draws`` all are ``S M K``, and the interval is for other draws too, as that of ``difference``.
+        """
         measure = metric_named(self.metric)
         sign = 1 if measure.higher_is_better else -1
-        signed = list(zip((sign, -sign, -sign, sign), map(self.units.mean, (a, b, later_a, later_b)), strict=True))
+        given = [self.units.mean(one) for one in (a, b, later_a, later_b)]
 
-        def figure(weights: Floats) -> Floats:
+        def figure(weights: Floats, parts: Sequence[Floats] = given) -> Floats:
+            signed = zip((sign, -sign, -sign, sign), parts, strict=True)
             return np.asarray(sum(each * mean_of(measure, self.units.truth, p, weights) for each, p in signed))
 
         rests_on = sides(self.metric, self.units.truth, self.units.patients)
-        return score_of(f"{self.metric} lead lost", figure, **self._how, sides=rests_on)
+        score = score_of(f"{self.metric} lead lost", figure, **self._how, sides=rests_on)
+        if not over_draws:
+            return score
+        whole = np.ones((1, len(self.units.truth)))
+        each = [figure(whole, parts)[0] for parts in zip(*given, strict=True)]
+        return over_other_draws(score, float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, len(each))
 
     def chance(self) -> Floats:
         """Return the same prediction for everyone, ``M K``: the shares of the classes of dev, or its mean number."""

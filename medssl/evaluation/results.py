@@ -93,7 +93,7 @@ class Evaluation:
     def comparison(self, baseline: str) -> Comparison:
         """Return the encoder beside ``baseline``: with few labels, where that is how the baseline was measured."""
         system = baseline.removesuffix(f"_{FEW}")
-        probe = deciding(self.systems[system]) if system == baseline else FEW
+        probe = FEW if self.is_of_few(baseline) else deciding(self.systems[system])
         ours = self.systems[ENCODER]
         encoder = ours[FEW] if probe == FEW else ours[deciding(ours)]
         return Comparison(
@@ -104,6 +104,10 @@ class Evaluation:
             draw_spread=self.draw_spreads.get(baseline, 0.0),
             draws=self.rule.draws if probe == FEW else 1,
         )
+
+    def is_of_few(self, baseline: str) -> bool:
+        """Return whether ``baseline`` was compared with by what few labels teach."""
+        return baseline.endswith(f"_{FEW}") or deciding(self.systems[baseline]) == FEW
 
     def audited(self, audits: Audits) -> Evaluation:
         """Return this evaluation with what the audits found, for the gate to judge by."""

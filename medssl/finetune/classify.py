@@ -21,14 +21,13 @@ from medssl.core.batch import ParamGroup, Progress, StepOutput, Views, decay_gro
 from medssl.core.config import Config, Fraction, Span
 from medssl.core.errors import EncoderError
 from medssl.core.files import atomic, read_json, write_json
-from medssl.data.crops import windows
+from medssl.data.passes import passes
 from medssl.data.prepared import Prepared
 from medssl.data.views import View, ViewRecipe
 from medssl.engine.optim import LoopConfig
 from medssl.models.build import load_encoder, save_encoder
 from medssl.models.encoders.base import Encoder
 from medssl.models.heads import linear_head
-from medssl.pool.reader import Box
 
 LOOP_DEFAULTS = {"epochs": 30, "batch_size": 32, "lr": 1e-2, "weight_decay": 0.01}
 
@@ -129,23 +128,11 @@ class Classifier(nn.Module):
         ``batch_size``: volumes, or windows, a forward pass.
         """
         self.to(device).eval()
-        places = _places(data)
         sums, counts = np.zeros((len(data), len(self.classes))), np.zeros((len(data), 1))
-        for start in range(0, len(places), batch_size):
-            found, boxes = zip(*places[start : start + batch_size], strict=True)
-            images = torch.from_numpy(data.reader.read_many(found, boxes if data.cropped else None)).float()
-            np.add.at(sums, np.array(found), self(images.to(device)).double().softmax(1).cpu().numpy())
-            np.add.at(counts, np.array(found), 1)
+        for seen in passes(data, np.arange(len(data)), batch_size):
+            np.add.at(sums, seen.rows, self(seen.images.to(device)).double().softmax(1).cpu().numpy())
+            np.add.at(counts, seen.rows, 1)
         return sums / counts
-
-
-def _places(data: Prepared) -> list[tuple[int, Box]]:
-    """Return what of ``data`` to look at: the row and the box of each window that covers a volume."""
-    shape = data.geometry.shape
-    if not data.cropped:
-        return [(row, (slice(None),)) for row in range(len(data))]
-    extents = [tuple(extent) for extent in data.shapes.tolist()]
-    return [(row, (slice(None), *box)) for row, extent in enumerate(extents) for box in windows(extent, shape)]
 
 
 def class_weights(targets: NDArray[np.int64], num_classes: int, *, balance: bool) -> Tensor:

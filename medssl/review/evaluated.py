@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 from medssl.core.files import read_json
 from medssl.evaluation.curve import Curve
+from medssl.evaluation.gate import REQUIRED, UNTAUGHT, By
 from medssl.evaluation.problem import Kind
-from medssl.evaluation.results import ENCODER
+from medssl.evaluation.results import ENCODER, FEW
 from medssl.review import grids
 from medssl.review.findings import Measured, described, latest_of, measured_of, method
 from medssl.review.grids import FIGURES, SYSTEMS, Grid, place
 from medssl.tracking.records import RunRecord
 
 T = TypeVar("T")
-MAIN = ("random", "pixels", "small_resnet")  # baselines that no verdict goes without
 PICTURES = ("attention", "tokens", "features", "neighbours", "map-label", "map-scanner", "map-site", "reliability")
 
 
@@ -82,8 +82,10 @@ class Evaluated:
     def headline(self) -> tuple[Measured, ...]:
         """The figures that decide: the encoder's by the probe that decides, its differences to the main baselines."""
         own = [m for m in self.measured if m.system == ENCODER]
-        main = tuple(m for m in self.differences if m.name in MAIN)
-        return tuple([m for m in own if m.name == "linear"] or own[-1:]) + (main or self.differences)
+        by = By.FINE_TUNED if any(m.name == UNTAUGHT[By.FINE_TUNED] for m in self.differences) else By.PROBE
+        decides = FEW if by is By.FINE_TUNED else "linear"
+        main = tuple(m for m in self.differences if m.name in REQUIRED[by])
+        return tuple([m for m in own if m.name == decides] or own[-1:]) + (main or self.differences)
 
 
 def evaluations(records: Sequence[RunRecord]) -> list[Evaluated]:

@@ -186,11 +186,14 @@ def covered(data: Mapping[str, Any]) -> Grid:
         Row(f"Against {system_name(who)}", tuple(Cell(score_of(found.get(part))) for part in COVERED))
         for who, found in _in_order(data)
     ]
+    whole = "the border of every image (frame and corners) covered, in training and in testing"
     caption = (
-        "Linear probes with the border of every image (frame and corners) covered, in training and in testing. All of "
-        "it, the lead that was lost too, is of the audited images alone (audit.images): learnt from fewer labels and "
-        "judged on fewer test patients than the tables above wherever there are more images."
+        f"Linear probes with {whole}. All of it, the lead that was lost too, is of the audited images alone "
+        "(audit.images): learnt from fewer labels and judged on fewer test patients than the tables above wherever "
+        "there are more images."
     )
+    if "scratch" in data:
+        caption = f"Learnt from few labels with {whole}, on the same draws as without."
     return Grid(caption, tuple(COVERED.values()), tuple(rows))
 
 

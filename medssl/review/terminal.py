@@ -112,7 +112,10 @@ def _left_open(found: Evaluated) -> list[RenderableType]:
     if not found.measured or not found.kind.exclusive:
         return []
     return [
-        Text("A probe can miss what fine-tuning shows: `medssl evaluate --curve` sets it beside learning from scratch.")
+        Text(
+            "A probe can miss what fine-tuning shows: `medssl evaluate --curve` sets it beside learning from scratch, "
+            "`evaluation.gate.by: fine_tuned` lets the gate judge it."
+        )
     ]
 
 

@@ -99,7 +99,8 @@ KINDS = {
 
 def system_name(word: str) -> str:
     """Return what a system or a baseline is called in the report."""
-    return SYSTEMS.get(word, word.replace("_", " "))
+    base = word.removesuffix("_few")
+    return SYSTEMS.get(base, base.replace("_", " ")) + (", few labels" if base != word else "")
 
 
 def name(word: str) -> str:

@@ -122,7 +122,7 @@ def _pretext(study: Study, pool: Pool, found: FoundEncoder, looks: Looks) -> lis
         return []
     method = load_method(study, looks.data, study.seed, study.workspace / "runs" / found.run)
     losses = {
-        name: pretext_losses(method, looks.data, looks.device, study.seed, looks.folder / "pretext", cover=cover)
+        name: pretext_losses(method, looks.data.covered(cover), looks.device, study.seed, looks.folder / "pretext")
         for name, cover in {"plain": None, "frame": Cover.FRAME, "interior": Cover.INTERIOR}.items()
     }
     how = {"seed": study.seed, "num_resamples": study.evaluation.bootstrap}

@@ -53,7 +53,7 @@ def domain(encoder: Encoder, data: Prepared, study: Study, kept: Path) -> Domain
     num = min(len(data), study.evaluation.audit.images)
     drawn = np.sort(generator("domain", study.seed).permutation(len(data))[:num])
     part = data.of(data.catalog.only(data.catalog.volumes["volume"].gather(drawn).to_list()))
-    features = embed(encoder, part, device_for(), kept, cover=Cover.CONTRAST)
+    features = embed(encoder, part.covered(Cover.CONTRAST), device_for(), kept)
     return Domain(features, part.catalog.volumes["patient"].to_numpy())
 
 

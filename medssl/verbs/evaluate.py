@@ -31,6 +31,7 @@ from medssl.tracking.journal import Journal
 from medssl.tracking.records import read_runs
 from medssl.verbs.audits import audit
 from medssl.verbs.context import FoundEncoder, find_encoder, marks, running
+from medssl.verbs.covered import covered_learning
 from medssl.verbs.curve import curve as label_efficiency
 from medssl.verbs.domains import domain_table
 from medssl.verbs.pictures import draw_pictures
@@ -82,6 +83,8 @@ def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) ->
     audits = audit(subject)
     write_json(folder / "audits.json", audits.to_json())
     found = found.audited(audits)
+    if found.systems and subject.is_fine_tuned and config.gate.shortcut:
+        found = replace(found, covered=covered_learning(subject))
     data = found.to_json()
     if found.systems:
         data |= _details(subject, how) | {"others": _compared(subject, others), "external": external}

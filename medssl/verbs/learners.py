@@ -66,7 +66,7 @@ def learners(
     Args:
         study: names the task.
         found: the encoder.
-        data: one prepared volume a row of ``problem``, in its order.
+        data: one prepared volume a row of ``problem``, in its order; covered ones are learnt and judged covered.
         task: a name of ``study.tasks``.
         problem: classes.
         metric: what rate and moment are chosen by.
@@ -87,7 +87,8 @@ def learners(
 
     def learner(make: Callable[[int], Encoder], *about: Any, taught: bool = False) -> Learner:
         config = task_config if taught else task_config.model_copy(update={"encoder_lr_scale": 1.0})
-        mark = fingerprint(*about, images, repr(data.geometry), config.shaping(), tried.data(), metric)
+        cover = data.cover.mark if data.cover else ()
+        mark = fingerprint(*about, images, repr(data.geometry), config.shaping(), tried.data(), metric, *cover)
         return Learner(problem, data, config, tried, metric, make, taught, mark)
 
     def fresh(name: str, config: Config) -> Learner:

@@ -67,7 +67,7 @@ class Looks:
             self.made[key] = plain if cover is None else covered(torch.from_numpy(plain), cover, keys).numpy()
         elif key not in self.made:
             kept = self.folder / system / str(which)
-            self.made[key] = embed(self.encoders[system][which], self.data, self.device, kept, cover=cover)
+            self.made[key] = embed(self.encoders[system][which], self.data.covered(cover), self.device, kept)
         return self.made[key]
 
     def predictions(self, judge: Judge, system: str, cover: Cover | None = None) -> Floats:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medssl.core.errors import EvaluationError
 from medssl.core.types import Role
+from medssl.data.covers import Cover
 from medssl.data.pixels import BASELINES, small_images
 from medssl.data.prepare import prepare
 from medssl.data.prepared import Prepared
@@ -23,6 +24,7 @@ from medssl.evaluation import fits
 from medssl.evaluation.attentive import attentive_fit
 from medssl.evaluation.choosing import BestOf
 from medssl.evaluation.evaluate import Systems
+from medssl.evaluation.gate import By
 from medssl.evaluation.judge import Judge
 from medssl.evaluation.kept import Kept
 from medssl.evaluation.metrics import DEFAULT_METRIC
@@ -116,23 +118,41 @@ class Subject:
     def systems(self) -> Systems:
         """Return what is measured; networks from scratch learn classes alone."""
         few: dict[str, Fit] = {}
-        if self.problem.kind.exclusive:
-            taught = learners(
-                self.study,
-                self.found,
-                self.data,
-                self.problem.task,
-                self.problem,
-                metric=self.metric,
-                tuning=self.study.evaluation.tuning,
-            )
-            kept = {name: Kept(fit, self.problem, fits_folder(self.study), fit.mark) for name, fit in taught.items()}
+        if self.is_fine_tuned:
+            few = {**self.learners(), "pixels": self.probes["pixels"]["pca"]}
+        elif self.problem.kind.exclusive:
+            kept = self.learners()
             ours: dict[str, Fit] = {"linear": self.probes["encoder"]["linear"]}
             if self.study.evaluation.tuned:
                 ours["fine-tuned"] = kept[ENCODER]
-            few = {"encoder": BestOf(self.problem, ours, self.metric), SMALL_RESNET: kept[SMALL_RESNET]}
+            few = {ENCODER: BestOf(self.problem, ours, self.metric), SMALL_RESNET: kept[SMALL_RESNET]}
             few["pixels"] = self.probes["pixels"]["pca"]
         return Systems(self.probes, self.features["encoder"][0], few)
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether the gate judges the fine-tuned encoder.
+
+        Raises:
+            EvaluationError: it is asked to, and the task has no classes to fine-tune for.
+        """
+        is_asked = self.study.evaluation.gate.by is By.FINE_TUNED
+        if is_asked and not self.problem.kind.exclusive:
+            kind, task = self.problem.kind, self.problem.task
+            raise EvaluationError(f"evaluation.gate.by: fine_tuned needs classes, task {task} is {kind}; take probe")
+        return is_asked
+
+    def learners(self, cover: Cover | None = None) -> dict[str, Kept]:
+        """Return the networks that the gate compares, by system; under ``cover`` they learn and are judged covered.
+
+        Where the fine-tuned encoder is judged they have the longer tuning of curves, for within the shorter one a
+        vision transformer from scratch does not learn what it could.
+        """
+        config = self.study.evaluation
+        tuning = config.curve.tuning if self.is_fine_tuned else config.tuning
+        given = self.study, self.found, self.data.covered(cover), self.problem.task, self.problem
+        made = learners(*given, metric=self.metric, tuning=tuning)
+        return {name: Kept(fit, self.problem, fits_folder(self.study), fit.mark) for name, fit in made.items()}
 
     def _attentive(self, encoder: Encoder, kept: Path) -> Fit:
         if not isinstance(encoder, TokenEncoder):

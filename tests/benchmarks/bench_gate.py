@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_gate.py --out gate        # hours on two cores; goes on where it stopped
     python tests/benchmarks/bench_gate.py --out gate --only breastmnist
+    python tests/benchmarks/bench_gate.py --out gate --only breastmnist --by fine_tuned --budget 1000  # all labels
 
 Sets: chest radiographs at 64 pixels, split by patient; pneumoniamnist and breastmnist at 28. Every verdict is that of
 ``medssl evaluate`` with the settings it comes with (few-shot figures and pictures, which it does not need, are left
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from labelled_sets import NAMES, images_of, make_pool
+from labelled_sets import NAMES, images_of, pool_of_images
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -36,6 +37,7 @@ from medssl.core.files import read_json, write_json
 from medssl.core.types import Role
 from medssl.data.prepare import prepare
 from medssl.evaluation.choosing import Tuning
+from medssl.evaluation.gate import By, GateRule
 from medssl.models.build import build_encoder, load_encoder, save_encoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
@@ -101,11 +103,19 @@ def pool_of(out: Path, name: str, cue: str = "") -> Path:
             for role, (images, labels, patients) in found.items():
                 shown = np.where(rng.random(len(labels)) < FAITHFUL, labels == 1, labels != 1)
                 found[role] = planted(images, shown, cue), labels, patients
-        make_pool(path, found, TASK, NAMES[name])
+        pool_of_images(path, found, TASK, NAMES[name])
     return path
 
 
-def study_of(out: Path, name: str, pool: Path, method: str = "mae", seed: int = 0, like: str = "") -> Study:
+def study_of(
+    out: Path,
+    name: str,
+    pool: Path,
+    method: str = "mae",
+    seed: int = 0,
+    like: str = "",
+    gate: dict[str, Any] | None = None,
+) -> Study:
     """Return a study on ``pool`` with the image size of the set ``like``."""
     (side, patch), (settings, loop, share) = SIZES[like or name], METHODS[method]
     vit = {"name": "vit", "width": 128, "depth": 6, "heads": 4, "patch": patch}
@@ -119,7 +129,7 @@ def study_of(out: Path, name: str, pool: Path, method: str = "mae", seed: int = 
         "loop": {"epochs": max(1, round(EPOCHS[name] * share)), "batch_size": 64, **loop},
         "watch": {"pictures_epochs": 0, "every_epochs": 10, "images": 128},
         "tasks": {TASK: {}},
-        "evaluation": {"shot_draws": 1, "pictures": {"images": 0}},
+        "evaluation": {"shot_draws": 1, "pictures": {"images": 0}, "gate": gate or {}},
     })  # fmt: skip
 
 
@@ -209,11 +219,12 @@ def cells(out: Path, name: str) -> Iterator[Cell]:
         yield Cell(name, f"{method} {seed}", "", trained(out, study_of(out, name, pool, method, seed)))
 
 
-def judged(out: Path, cell: Cell) -> dict[str, Any]:
-    """Return what ``medssl evaluate`` says, asked once."""
-    mark = out / "verdicts" / f"{cell.set} {cell.encoder}.json"
+def judged(out: Path, cell: Cell, gate: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``medssl evaluate`` says by the rule ``gate``, asked once."""
+    rule = "".join(f" {value}" for value in gate.values())
+    mark = out / "verdicts" / f"{cell.set} {cell.encoder}{rule}.json"
     if not mark.exists():
-        study = study_of(out, cell.set, pool_of(out, cell.set, cell.cue), "mae")
+        study = study_of(out, cell.set, pool_of(out, cell.set, cell.cue), "mae", gate=gate)
         write_json(mark, evaluate(study, encoder=str(cell.folder)).data)
     found: dict[str, Any] = read_json(mark)
     return found
@@ -224,14 +235,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SIZES))
+    parser.add_argument("--by", choices=list(By), default=By.PROBE)
+    parser.add_argument("--budget", type=int, default=GateRule().budget)
+    parser.add_argument("--encoders", nargs="*", default=[], help="those whose names begin so; all without")
     args = parser.parse_args()
     for folder in ("encoders", "verdicts"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
+    rule = {} if args.by == By.PROBE else {"by": args.by, "budget": args.budget}
     table = Table("set", "encoder", "right", "verdict", *FIGURES, "why")
     said: dict[tuple[str, str], int] = {}
     for name in args.only:
         for cell in cells(args.out, name):
-            data = judged(args.out, cell)
+            if args.encoders and not cell.encoder.startswith(tuple(args.encoders)):
+                continue
+            data = judged(args.out, cell, rule)
             verdict = data["verdict"]
             said[cell.right, verdict["decision"]] = said.get((cell.right, verdict["decision"]), 0) + 1
             systems = data["systems"]

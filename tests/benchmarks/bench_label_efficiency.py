@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from labelled_sets import NAMES, images_of, make_pool
+from labelled_sets import NAMES, images_of, pool_of_images
 from rich.console import Console
 
 from medssl.core.types import Role
@@ -74,7 +74,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     """Pretrain where that was not done, run the grid, and print what it found."""
     place = args.out / name
     if not (place / "pool" / "pool.json").is_file():
-        make_pool(place / "pool", images_of(name), TASK, NAMES[name])
+        pool_of_images(place / "pool", images_of(name), TASK, NAMES[name])
     studies = {method: study_of(place, method, args) for method in args.method}
     pool = Pool.open(place / "pool")
     encoders = {}

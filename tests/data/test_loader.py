@@ -18,6 +18,7 @@ from small_pool import make_pool
 from medssl.core.batch import Views
 from medssl.core.errors import CorruptShard, StudyError, TrainingError
 from medssl.core.types import Geometry
+from medssl.data.covers import Cover, covered
 from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import PrepareConfig, prepare
 from medssl.data.prepared import Prepared
@@ -52,6 +53,12 @@ def volumes(folder: Path, shapes: Sequence[tuple[int, ...]], codec: Codec = "non
 def feed(data: Prepared, workers: int = 0, share: tuple[int, int] = (0, 1)) -> TrainingFeed:
     targets = np.arange(len(data)) % 2
     return TrainingFeed(data, RECIPE, Sampler.of(data, 4, 2, seed=0), workers, targets, share)
+
+
+def boxes(data: Prepared, crops: int) -> list[Views]:
+    """Draw an epoch of images that no view changes."""
+    made = TrainingFeed(data, ViewRecipe((View(),)), Sampler.of(data, 2 * crops, 1, seed=0, crops=crops))
+    return [views for step in drawn(made, 0, made.steps_per_epoch) for views in step]
 
 
 def drawn(made: TrainingFeed, first: int, total: int) -> list[list[Views]]:
@@ -166,6 +173,27 @@ def test_boxes_do_not_depend_on_how_volumes_are_stored_and_read(tmp_path: Path, 
     for plain, compressed, from_worker in zip(*images, strict=True):
         assert_same(plain[0], compressed[0])
         assert_same(plain[0], from_worker[0])
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_a_covered_crop_wears_the_frame_of_its_volume(tmp_path: Path, crops: int, codec: Codec) -> None:
+    whole = volumes(tmp_path / codec, [(9, 16, 16), (8, 20, 12)], codec, "float32")
+    for plain, shown in zip(*(boxes(d, crops) for d in (whole, whole.covered(Cover.FRAME))), strict=True):
+        volume = plain.volume.numpy()
+        extent, corner = whole.shapes[volume], plain.images[0][:, 0, 0, 0, 0].numpy().astype(int) - 1000 * volume
+        first = np.stack([np.unravel_index(at, size) for at, size in zip(corner, extent, strict=True)])
+        place = {"first": torch.from_numpy(first), "extent": torch.from_numpy(extent)}
+        expected = covered(plain.images[0], Cover.FRAME, torch.zeros(len(volume)), **place)
+        assert torch.equal(shown.images[0], expected)
+        assert not torch.equal(expected, plain.images[0])
+
+
+def test_covered_images_are_trained_on_as_if_they_had_been_covered_before(data: Prepared) -> None:
+    plain, shown = (boxes(d, 1) for d in (data, data.covered(Cover.BORDER)))
+    for one, other in zip(plain, shown, strict=True):
+        assert torch.allclose(other.images[0], covered(one.images[0].float(), Cover.BORDER, one.volume), atol=1e-6)
+        assert torch.allclose(other.images[0], data.covered(Cover.BORDER).images(one.volume.numpy()), atol=1e-6)
 
 
 def test_crops_look_for_tissue_where_it_is_known(tmp_path: Path) -> None:

@@ -34,16 +34,16 @@ def test_an_embedding_of_covered_images_is_that_of_images_covered_before(data: P
     with torch.no_grad():
         shown = covered(data.images(rows), cover, torch.from_numpy(data.keys))
         expected = encoder(shown).pooled.numpy()
-    assert np.allclose(embed(encoder, data, CPU, cover=cover), expected, atol=1e-5)
+    assert np.allclose(embed(encoder, data.covered(cover), CPU), expected, atol=1e-5)
     assert not np.allclose(embed(encoder, data, CPU), expected, atol=1e-3)
 
 
 def test_kept_scores_of_covered_and_plain_images_are_never_mixed_up(data: Prepared, tmp_path: Path) -> None:
     made = method("rotation", "resnet", SMALL)
     for cover in (None, Cover.FRAME, Cover.INTERIOR, None, Cover.FRAME):
-        fresh, kept = (embed(made.encoder, data, CPU, folder, cover=cover) for folder in (None, tmp_path))
+        fresh, kept = (embed(made.encoder, data.covered(cover), CPU, folder) for folder in (None, tmp_path))
         assert np.array_equal(fresh, kept)
-        fresh, kept = (pretext_losses(made, data, CPU, 0, folder, cover=cover) for folder in (None, tmp_path))
+        fresh, kept = (pretext_losses(made, data.covered(cover), CPU, 0, folder) for folder in (None, tmp_path))
         assert np.array_equal(fresh, kept)
 
 
@@ -57,7 +57,7 @@ def test_windows_of_cropped_volumes_wear_the_frame_of_their_volume(tmp_path: Pat
     encoder = build_encoder("resnet", plugin.config_class.parse(SMALL), Geometry((8, 16, 16)), seed=0)
     seen = []
     encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].cpu()))
-    embed(encoder, data, CPU, cover=Cover.FRAME)
+    embed(encoder, data.covered(Cover.FRAME), CPU)
     blocks = torch.cat(seen)
     extent = data.shapes[0].tolist()
     corner = blocks[0, 0, :, : extent[1] // 8, :]  # the first window is that of the volume's corner
