@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from medssl.core.keys import uniform
 from medssl.data.memory import empty
-from medssl.pool.reader import Box
+from medssl.pool.reader import Box, VolumeReader
 
 Ints = NDArray[np.int64]
 
@@ -62,7 +64,33 @@ def boxes(first: Ints, sizes: Ints) -> list[Box]:
     ]
 
 
-def cut(blocks: Tensor, which: Tensor, first: Tensor, shape: tuple[int, ...], mirrored: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Stored:
+    """Whole float16 images where they lie in mapped files, to be cut from: ``rows`` ``B`` of a reader.
+
+    ``shape`` is that of the tensor ``B C *S`` that reading all of them would make; a box is copied straight out of the
+    page cache instead.
+    """
+
+    reader: VolumeReader
+    rows: Ints
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, box: Box) -> Tensor:
+        """Return a box of one image."""
+        return torch.from_numpy(self.reader.read(int(self.rows[index]), box))
+
+
+def cut(
+    blocks: Tensor | Stored,
+    which: Tensor,
+    first: Tensor,
+    shape: tuple[int, ...],
+    mirrored: Tensor | None = None,
+) -> Tensor:
     """Return boxes of ``shape``, ``B C *S``, from ``blocks`` ``R C *T``: exact slices, float16 as float32.
 
     Args:
@@ -72,15 +100,9 @@ def cut(blocks: Tensor, which: Tensor, first: Tensor, shape: tuple[int, ...], mi
         shape: of the boxes.
         mirrored: which boxes to flip along the last axis, ``B`` bool.
     """
+    if isinstance(blocks, Stored) or blocks.device.type == "cpu":
+        return _copied(blocks, which.tolist(), first.tolist(), shape, mirrored)
     dtype = torch.float32 if blocks.dtype == torch.float16 else blocks.dtype
-    if blocks.device.type == "cpu":  # one pass of copies
-        out = empty((len(which), blocks.shape[1], *shape), dtype)
-        flips = [False] * len(which) if mirrored is None else mirrored.tolist()
-        for made, block, at, flip in zip(out, which.tolist(), first.tolist(), flips, strict=True):
-            box: Box = (slice(None), *(slice(a, a + size) for a, size in zip(at, shape, strict=True)))
-            found = blocks[block][box]
-            made.copy_(_flipped(found) if flip else found.contiguous())  # float16 in rows converts eight times faster
-        return out
     for axis, size in enumerate(shape):
         blocks = blocks.unfold(2 + axis, size, 1)  # a view: R C *places *S
     places: tuple[Tensor | slice, ...] = (which, slice(None), *first.unbind(1))
@@ -88,6 +110,24 @@ def cut(blocks: Tensor, which: Tensor, first: Tensor, shape: tuple[int, ...], mi
     if mirrored is None:
         return found
     return torch.where(mirrored.view(-1, *(1,) * (found.ndim - 1)), found.flip(-1), found)
+
+
+def _copied(
+    blocks: Tensor | Stored,
+    which: Sequence[int],
+    first: Sequence[Sequence[int]],
+    shape: tuple[int, ...],
+    mirrored: Tensor | None,
+) -> Tensor:
+    """Cut in one pass of copies."""
+    dtype = torch.float16 if isinstance(blocks, Stored) else blocks.dtype
+    out = empty((len(which), blocks.shape[1], *shape), torch.float32 if dtype == torch.float16 else dtype)
+    flips = [False] * len(which) if mirrored is None else mirrored.tolist()
+    for made, block, at, flip in zip(out, which, first, flips, strict=True):
+        box: Box = (slice(None), *(slice(a, a + size) for a, size in zip(at, shape, strict=True)))
+        found = blocks.read(block, box) if isinstance(blocks, Stored) else blocks[block][box]
+        made.copy_(_flipped(found) if flip else found.contiguous())  # float16 in rows converts eight times faster
+    return out
 
 
 def _flipped(images: Tensor) -> Tensor:

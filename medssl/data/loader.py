@@ -23,11 +23,11 @@ from medssl.core.errors import MedsslError, StudyError, TrainingError
 from medssl.core.keys import hash_words
 from medssl.core.processes import end_with_parent
 from medssl.data.covers import covered
-from medssl.data.crops import cut
+from medssl.data.crops import Stored, cut
 from medssl.data.prepared import Prepared
 from medssl.data.reading import Read, Reading
 from medssl.data.sampler import Sampler
-from medssl.data.views import ViewRecipe, make_views
+from medssl.data.views import ViewRecipe, make_views, only_cut
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class TrainingFeed:
             yield read
 
     def _loader(self, indices: range) -> DataLoader[Read | MedsslError]:
-        data, volumes = self.data, self.data.catalog.volumes
+        data, volumes, shape = self.data, self.data.catalog.volumes, self.data.geometry.shape
         source = Reading(
             data.reader,
             self.sampler,
@@ -104,6 +104,7 @@ class TrainingFeed:
             data.foreground if data.cropped and data.points is not None else None,
             len(self.recipe.views),
             self.share,
+            lends=self.sampler.crops == 1 and not data.cover and all(only_cut(v, shape) for v in self.recipe.views),
         )
         context = None
         if self.workers:
@@ -155,13 +156,16 @@ class Block:
 
     def views(self, device: torch.device) -> Views:
         """Move what was read to ``device`` and draw the views there."""
-        images, first = self.read.blocks.to(device, non_blocking=True), self.read.first
+        images, first = self.read.blocks, self.read.first
         keys, num = self.read.keys.to(device), len(self.read.keys) // len(self.read.rows)
+        targets = None if self.targets is None else self.targets.to(device)
+        if isinstance(images, Stored):
+            return make_views(images, keys, self.volume.to(device), self.recipe, targets, self.patient.to(device))
+        images = images.to(device, non_blocking=True)
         if len(images) < len(keys):
             which = torch.arange(len(keys), device=device) // num
             images = images[which] if first is None else cut(images, which, first.to(device), self.data.geometry.shape)
         if self.data.cover is not None:
             extent = None if self.read.place is None else torch.from_numpy(self.data.shapes[self.volume.numpy()])
             images = covered(images.float(), self.data.cover, keys[:, 0], first=self.read.place, extent=extent)
-        targets = None if self.targets is None else self.targets.to(device)
         return make_views(images, keys, self.volume.to(device), self.recipe, targets, self.patient.to(device))

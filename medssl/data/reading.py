@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 from medssl.core.errors import MedsslError
 from medssl.core.keys import mix, view_keys
 from medssl.core.types import Geometry
-from medssl.data.crops import block_shape, boxes, starts
+from medssl.data.crops import Stored, block_shape, boxes, starts
 from medssl.data.memory import empty
 from medssl.data.sampler import Sampler
 from medssl.data.views import Stream
@@ -32,7 +32,7 @@ class Read(NamedTuple):
     its volume, None where that is the image.
     """
 
-    blocks: Tensor
+    blocks: Tensor | Stored
     rows: Tensor
     keys: Tensor
     first: Tensor | None
@@ -44,7 +44,7 @@ class Reading(Dataset[Read | MedsslError]):
     """The reads of a run: item ``i`` is this process's share of micro-batch ``i``; small enough for any worker.
 
     ``keys`` ``N`` identities; ``extents`` ``N ndim`` of volumes that are read by boxes, else None; ``points``
-    ``N P ndim`` in tissue, or None.
+    ``N P ndim`` in tissue, or None. ``lends``: whole float16 images stay where they lie, if that is here and plain.
     """
 
     reader: VolumeReader
@@ -56,6 +56,7 @@ class Reading(Dataset[Read | MedsslError]):
     points: NDArray[Any] | None
     num_views: int
     share: tuple[int, int]
+    lends: bool = False
 
     def __getitem__(self, index: int) -> Read | MedsslError:
         """Return a read, or the error for the user: raised in a worker it would come out inside two tracebacks."""
@@ -76,7 +77,9 @@ class Reading(Dataset[Read | MedsslError]):
         blocks, *at = self._whole(rows) if self.extents is None else self._boxes(rows, keys[:, 0], self.extents)
         return Read(blocks, torch.from_numpy(rows), torch.from_numpy(keys), *at)
 
-    def _whole(self, rows: Ints) -> tuple[Tensor, None, None]:
+    def _whole(self, rows: Ints) -> tuple[Tensor | Stored, None, None]:
+        if self.lends and self._converts(rows):
+            return Stored(self.reader, rows, (len(rows), self.geometry.channels, *self.geometry.shape)), None, None
         out = self._room(len(rows), self.geometry.shape)
         self.reader.read_many(rows, out=out.numpy())
         return out, None, None
@@ -87,7 +90,7 @@ class Reading(Dataset[Read | MedsslError]):
         sizes = np.minimum(extents[rows], block_shape(shape, num))
         near = None if self.points is None else self.points[rows].astype(np.int64)
         begin = starts(keys[::num], Stream.BLOCK, extents[rows], sizes, near)
-        direct = self._converts(int(rows[0]))
+        direct = self._converts(rows[:1])
         if num == 1:
             return (self._converted if direct else self._stacked)(rows, begin, sizes), None, torch.from_numpy(begin)
         within = None if near is None else np.repeat(near - begin[:, None], num, axis=0)
@@ -98,10 +101,10 @@ class Reading(Dataset[Read | MedsslError]):
             return self._converted(np.repeat(rows, num), place, inner), None, torch.from_numpy(place)
         return self._stacked(rows, begin, sizes), torch.from_numpy(first), torch.from_numpy(place)
 
-    def _converts(self, row: int) -> bool:
-        """Say whether boxes are best read one by one as float32: nothing to decode, no process or bus to cross."""
+    def _converts(self, rows: Ints) -> bool:
+        """Say whether rows are best read box by box as float32: nothing to decode, no process or bus to cross."""
         here = get_worker_info() is None and not torch.cuda.is_available()
-        return here and self.dtype == torch.float16 and self.reader.is_plain(row)
+        return here and self.dtype == torch.float16 and all(map(self.reader.is_plain, rows.tolist()))
 
     def _converted(self, rows: Ints, begin: Ints, sizes: Ints) -> Tensor:
         """Read a box a row as float32, converted while it is in the cache."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medssl.core.batch import Views
 from medssl.core.keys import uniform
-from medssl.data.crops import cut
+from medssl.data.crops import Stored, cut
 from medssl.data.memory import empty
 from medssl.data.resample import blur_matrix, box_matrix, resample
 
@@ -59,6 +59,10 @@ class View:
     blur: float = 0.0
     blur_chance: float = 1.0
 
+    def moves(self, shape: tuple[int, ...]) -> bool:
+        """Say whether the view of an image of ``shape`` has another place or size than the image."""
+        return self.crop_scale != (1.0, 1.0) or self.crop_ratio != 1.0 or (self.size or shape) != shape
+
 
 @dataclass(frozen=True)
 class ViewRecipe:
@@ -68,27 +72,29 @@ class ViewRecipe:
 
 
 def make_views(
-    images: Tensor,
+    images: Tensor | Stored,
     keys: Tensor,
     volume: Tensor,
     recipe: ViewRecipe,
     targets: Tensor | None = None,
     patient: Tensor | None = None,
 ) -> Views:
-    """Draw the views of a batch: ``images`` ``B C *S`` in [0, 1] or uint8, ``keys`` ``B V``."""
+    """Draw the views of a batch: ``images`` ``B C *S`` in [0, 1] or uint8, ``keys`` ``B V``.
+
+    Stored images serve views that `only_cut`.
+    """
     made = tuple(draw(images, keys[:, index], view) for index, view in enumerate(recipe.views))
     return Views(made, keys, volume, targets, patient)
 
 
-def draw(images: Tensor, keys: Tensor, view: View) -> Tensor:
+def draw(images: Tensor | Stored, keys: Tensor, view: View) -> Tensor:
     """Draw one view of each image ``B C *S`` from its key ``B``, as float32."""
     shape = tuple(images.shape[2:])
     size = view.size or shape
-    moved = view.crop_scale != (1.0, 1.0) or view.crop_ratio != 1.0 or size != shape
-    sliced = moved and is_slice(view, shape)
-    if sliced or (view.flip and not moved):
+    moved = view.moves(shape)
+    resampled = moved and not is_slice(view, shape)
+    if isinstance(images, Stored) or (not resampled and (moved or view.flip)):
         images = slices(images, keys, view, size)
-    resampled = moved and not sliced
     if not (resampled or view.blur or view.contrast or view.brightness or view.gamma or view.noise):
         return in_unit_range(images)
     if images.device.type != "cpu":
@@ -100,7 +106,12 @@ def draw(images: Tensor, keys: Tensor, view: View) -> Tensor:
     return made
 
 
-def slices(images: Tensor, keys: Tensor, view: View, size: tuple[int, ...]) -> Tensor:
+def only_cut(view: View, shape: tuple[int, ...]) -> bool:
+    """Say whether a view of images of ``shape`` looks at each of them once, to cut a box from it."""
+    return is_slice(view, shape) if view.moves(shape) else view.flip > 0
+
+
+def slices(images: Tensor | Stored, keys: Tensor, view: View, size: tuple[int, ...]) -> Tensor:
     """Cut and mirror without interpolation, in storage type."""
     ndim = len(size)
     room = torch.tensor(images.shape[2:], device=keys.device) - torch.tensor(size, device=keys.device) + 1

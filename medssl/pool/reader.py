@@ -153,7 +153,7 @@ class VolumeReader:
         if box is not None or start == COMPRESSED:
             out[...] = self._stored(row)[() if box is None else box]
             return
-        voxels: Any = out.reshape(-1).view(np.uint8)  # reading costs half of mapping where the disk has to be asked
+        voxels: Any = out.reshape(-1).view(np.uint8)  # where a disk fails this is an error, of mapped bytes a signal
         file = opened.shard(int(self._shards[row]))
         if os.preadv(file.descriptor, [voxels], start) < out.nbytes:
             raise CorruptShard(f"volume {self._ids[row].decode()}: its shard was cut while it was in use; restore it")

@@ -19,6 +19,7 @@ from medssl.core.batch import Views
 from medssl.core.errors import CorruptShard, StudyError, TrainingError
 from medssl.core.types import Geometry
 from medssl.data.covers import Cover, covered
+from medssl.data.crops import Stored
 from medssl.data.loader import TrainingFeed
 from medssl.data.prepare import PrepareConfig, prepare
 from medssl.data.prepared import Prepared
@@ -173,6 +174,30 @@ def test_boxes_do_not_depend_on_how_volumes_are_stored_and_read(tmp_path: Path, 
     for plain, compressed, from_worker in zip(*images, strict=True):
         assert_same(plain[0], compressed[0])
         assert_same(plain[0], from_worker[0])
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        (View(size=(12, 12), crop_scale=((12 / 16) ** 2,) * 2, flip=0.5),),
+        (View(flip=0.5),),
+        (View(flip=1.0, contrast=0.2), View(size=(8, 8), crop_scale=(0.25, 0.25), noise=0.1)),
+    ],
+)
+def test_boxes_cut_where_images_lie_are_those_cut_from_images_that_were_read(
+    tmp_path: Path, views: tuple[View, ...]
+) -> None:
+    pool, drawn_from = make_pool(tmp_path / "pool", 6), {}
+    for codec, workers in (("none", 0), ("lz4", 0), ("none", 1)):
+        shown = prepare(pool, PrepareConfig(shape=(16, 16), codec=codec))
+        made = TrainingFeed(shown, ViewRecipe(views), Sampler.of(shown, 4, 1, seed=0), workers)
+        stays = [isinstance(block.read.blocks, Stored) for step in made.steps(0, 2) for block in step]
+        assert stays == [(codec, workers) == ("none", 0) and not torch.cuda.is_available()] * 2
+        drawn_from[codec, workers] = drawn(made, 0, 3)
+    lying, read, sent = drawn_from.values()
+    for one, other, third in zip(lying, read, sent, strict=True):
+        assert_same(one[0], other[0])
+        assert_same(one[0], third[0])
 
 
 @pytest.mark.parametrize("codec", ["none", "lz4"])
