@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl.core.keys import uniform
-from medssl.data.memory import empty
+from medssl.data.memory import empty, lent
 from medssl.pool.reader import Box, VolumeReader
 
 Ints = NDArray[np.int64]
@@ -69,7 +69,7 @@ class Stored:
     """Whole float16 images where they lie in mapped files, to be cut from: ``rows`` ``B`` of a reader.
 
     ``shape`` is that of the tensor ``B C *S`` that reading all of them would make; a box is copied straight out of the
-    page cache instead.
+    page cache instead, by as many threads as torch has.
     """
 
     reader: VolumeReader
@@ -80,8 +80,8 @@ class Stored:
         return len(self.rows)
 
     def read(self, index: int, box: Box) -> Tensor:
-        """Return a box of one image."""
-        return torch.from_numpy(self.reader.read(int(self.rows[index]), box))
+        """Return a box of one image, to be read only."""
+        return lent(self.reader.lying(int(self.rows[index]))[box])
 
 
 def cut(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -17,6 +18,10 @@ from torch import Tensor
 SMALL = 2**20  # bytes that the C library recycles well by itself
 _held: deque[NDArray[Any]] = deque(maxlen=8)
 _lock = threading.Lock()
+
+with warnings.catch_warnings():  # once a process; of what is lent nobody writes to anything
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
 
 
 def _references(held: Iterable[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], int]]:
@@ -40,6 +45,11 @@ def _calibrated() -> int:
 
 
 _UNUSED = _calibrated()
+
+
+def lent(array: NDArray[Any]) -> Tensor:
+    """Return a tensor over an array that may only be read."""
+    return torch.from_numpy(array)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

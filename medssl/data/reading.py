@@ -108,9 +108,10 @@ class Reading(Dataset[Read | MedsslError]):
 
     def _converted(self, rows: Ints, begin: Ints, sizes: Ints) -> Tensor:
         """Read a box a row as float32, converted while it is in the cache."""
-        out = empty((len(rows), self.geometry.channels, *self.geometry.shape))
-        for place, row, box in zip(out, rows.tolist(), boxes(begin, sizes), strict=True):
-            place.copy_(torch.from_numpy(self.reader.read(row, box)))
+        stored = Stored(self.reader, rows, (len(rows), self.geometry.channels, *self.geometry.shape))
+        out = empty(stored.shape)
+        for index, (place, box) in enumerate(zip(out, boxes(begin, sizes), strict=True)):
+            place.copy_(stored.read(index, box).contiguous())
         return out
 
     def _stacked(self, rows: Ints, begin: Ints, sizes: Ints) -> Tensor:

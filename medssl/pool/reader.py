@@ -70,6 +70,14 @@ class VolumeReader:
         found: NDArray[Any] = stored[() if box is None else box]
         return found.copy() if isinstance(stored, np.ndarray) else found
 
+    def lying(self, row: int) -> NDArray[Any]:
+        """Return the volume of ``row`` where it lies, if that `is_plain`: read-only, for as long as it is held.
+
+        Raises:
+            CorruptShard: as for ``read``.
+        """
+        return self._stored(row)  # type: ignore[no-any-return]
+
     def read_many(
         self,
         rows: Sequence[int] | NDArray[np.int64],
