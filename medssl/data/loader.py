@@ -29,6 +29,8 @@ from medssl.data.reading import Read, Reading
 from medssl.data.sampler import Sampler
 from medssl.data.views import ViewRecipe, make_views, only_cut
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class TrainingFeed:
@@ -70,7 +72,8 @@ class TrainingFeed:
         num = self.sampler.micro_batches
         waiting: list[Loaded] = []
         for read in self._reads(range(first * num, total * num)):
-            waiting.append(self._block(read))
+            block = self._block(read)  # what lies in files is read as it is drawn, which is then time spent on reading
+            waiting.append(Drawn(block.views(CPU)) if isinstance(read.blocks, Stored) else block)
             if len(waiting) == num:
                 yield waiting
                 waiting = []
@@ -141,6 +144,17 @@ def _quiet(worker: int) -> None:
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A micro-batch whose views were drawn while it was read."""
+
+    made: Views
+
+    def views(self, device: torch.device) -> Views:
+        """Return them: a CPU draws, and a CPU trains."""
+        return self.made
 
 
 @dataclass(frozen=True)

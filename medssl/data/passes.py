@@ -26,6 +26,8 @@ class Pass:
 
 def passes(data: Prepared, rows: Ints, size: int) -> Iterator[Pass]:
     """Cut ``rows`` into batches of ``size`` volumes, or windows where volumes are larger than the geometry."""
+    if not len(rows):
+        return
     if not data.cropped:
         for part in np.split(rows, range(size, len(rows), size)):
             yield Pass(data.seen(part), part, data.keys[part])

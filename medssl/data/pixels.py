@@ -27,7 +27,8 @@ def small_images(data: Prepared, *, most: int = MOST) -> NDArray[np.float32]:
         whole = (torch.from_numpy(data.reader.read(row)).float()[None] for row in range(len(data)))
     else:
         chunks = np.array_split(np.arange(len(data)), max(1, len(data) // 64))
-        whole = (data.covered(None).images(rows) for rows in chunks)
+        plain = data.covered(None)
+        whole = (plain.images(rows) for rows in chunks)
     small = torch.cat([F.interpolate(images, size=shape, mode="area") for images in whole])
     return (small if data.cover is None else covered(small, data.cover, torch.from_numpy(data.keys))).numpy()
 

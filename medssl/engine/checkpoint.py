@@ -8,6 +8,7 @@ the step. Tensors are saved whole, so that a run goes on with another number of 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,7 +77,10 @@ def _write(path: Path, state: State) -> None:
     try:
         with atomic(path) as partial:
             torch.save(state, partial)
-            _digest_file(path).write_text(_digest(partial))
+            with _digest_file(path).open("w") as handle:
+                handle.write(_digest(partial))
+                handle.flush()
+                os.fsync(handle.fileno())
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "write failed"
         free = shutil.disk_usage(path.parent).free / 2**30

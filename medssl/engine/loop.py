@@ -176,6 +176,7 @@ class Keeper:
         self._best, self._failures, self._rollbacks = (
             state["kept"][name] for name in ("best", "failures", "rollbacks")
         )
+        self._overflows = state["kept"].get("overflows", 0)  # which older checkpoints do not say
         for monitor, seen in zip(self._remembering(), state["kept"].get("monitors", ()), strict=False):
             monitor.recall(seen)
         return int(state["step"])
@@ -207,6 +208,7 @@ class Keeper:
 
     def _state(self, step: int) -> checkpoint.State:
         remembered: dict[str, Any] = {"best": self._best, "failures": self._failures, "rollbacks": self._rollbacks}
+        remembered["overflows"] = self._overflows
         remembered["monitors"] = [monitor.remembered() for monitor in self._remembering()]
         return checkpoint.state_of(self.stepper, step, self.session.identity, **remembered)
 
@@ -226,9 +228,13 @@ class Keeper:
             self._overflows += 1
         else:
             self._failures += 1
-            path = capture(session.folder, progress, session.seed, micro, session.volumes, self.stepper.model)
-            session.journal.artifact(path, "nonfinite")
-            session.journal.note(f"step {step}: loss or gradient not finite, step skipped; its batch is in {path.name}")
+            said = f"step {step}: loss or gradient not finite, step skipped; its batch "
+            try:
+                path = capture(session.folder, progress, session.seed, micro, session.volumes, self.stepper.model)
+                session.journal.artifact(path, "nonfinite")
+                session.journal.note(f"{said}is in {path.name}")
+            except OSError as error:  # a full disk costs the record, not the run
+                session.say(f"{said}could not be kept ({error.strerror})")
         if self._failures < NON_FINITE_LIMIT and self._overflows < SCALE_LIMIT:
             return
         if self._rollbacks < self.config.rollbacks and checkpoint.kept(session.folder):

@@ -44,6 +44,10 @@ class By(StrEnum):
 FROM_SCRATCH = frozenset({"scratch", "small_resnet"})
 UNTAUGHT = {By.PROBE: "random", By.FINE_TUNED: "scratch"}  # what pretraining must be shown to have improved
 REQUIRED = {By.PROBE: ("random", "pixels", "small_resnet"), By.FINE_TUNED: ("scratch", "pixels_few", "small_resnet")}
+UNCOVERED = (
+    "Whether the encoder needs the border of the image is not known: nothing was compared with it covered "
+    "(evaluation.audit.images says of how many images that is asked; gate.shortcut: false decides without)."
+)
 POWER = 0.8  # with which what is advised would settle a difference
 MOST_DRAWS, MOST_PATIENTS = 100, 100  # the latter times those there are: beyond them nothing is advised
 
@@ -122,7 +126,7 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
        A covered image is strange to an encoder, which costs it a little, and nothing to a baseline that learns it anew.
        So a *no* is a loss proven to be more than the margin, shown to be as good as no pretraining, or a lead over the
        untaught encoder that is proven to have shrunk by half or more and is not above 0 any longer; *yes* is to be
-       superior to the untaught encoder, and no *no* beside others.
+       superior to the untaught encoder, and no *no* beside others. Where nothing was compared so, ``go`` is not said.
     5. An audit of ``refuse_on`` that warns turns ``go`` into ``no_go``.
 
     Several comparisons: ``go`` needs every one of them, so no number of baselines makes a false ``go`` likelier than
@@ -150,9 +154,9 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
         findings.append(Verdict(Decision.UNDECIDED, (f"The encoder was not compared with {' and '.join(absent)}.",)))
     said = {f.decision for f in findings} or {Decision.UNDECIDED}
     decision = next(d for d in (Decision.NO_GO, Decision.UNDECIDED, Decision.GO) if d in said)
-    reasons = tuple(reason for f in findings if f.decision is decision for reason in f.reasons)
     if decision is Decision.GO and rule.shortcut and not covered:
-        reasons += ("Whether it needs the border of the image is not known: nothing was compared with it covered.",)
+        decision, findings = Decision.UNDECIDED, [Verdict(Decision.UNDECIDED, (UNCOVERED,))]
+    reasons = tuple(reason for f in findings if f.decision is decision for reason in f.reasons)
     if decision is Decision.GO and not learns:
         reasons += (f"Networks learn classes alone: no one from scratch stands beside it on {evaluation.kind} labels.",)
     return Verdict(decision, (*reasons, *warned))
@@ -167,7 +171,8 @@ def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: G
 
     def asked(name: str, found: Comparison) -> Asked:
         top = _at_ceiling(found, rule)
-        return Asked(name, rule.margin * found.unit, num, top, leads=name == UNTAUGHT[rule.by] and not top)
+        leads = name == UNTAUGHT[rule.by] and not top
+        return Asked(name, rule.margin * found.unit, num, top, leads, _judged(evaluation, rule))
 
     plain = {name: _compare(asked(name, found), found) for name, found in judged.items()}
     leads = {name for name, verdict in plain.items() if verdict.decision is Decision.GO}
@@ -220,7 +225,7 @@ def _named(baseline: str) -> str:
 class Asked:
     """One of ``num`` questions about a baseline; ``margin`` is in the metric's unit; ``top``: both at the ceiling.
 
-    ``leads``: whether there is a lead to be shown, not only no loss.
+    ``leads``: whether there is a lead to be shown, not only no loss. ``who`` is asked about.
     """
 
     name: str
@@ -228,6 +233,7 @@ class Asked:
     num: int
     top: bool
     leads: bool
+    who: str = "The encoder"
 
 
 def _compare(asked: Asked, found: Comparison) -> Verdict:
@@ -243,7 +249,16 @@ def _compare(asked: Asked, found: Comparison) -> Verdict:
     else:
         decision, finding = Decision.UNDECIDED, "is not yet told apart from"
     advice = _advice(asked, found, needed) if decision is Decision.UNDECIDED else ""
-    return Verdict(decision, (f"The encoder {finding} {other}: {_figures(found)}.{advice}",))
+    return Verdict(decision, (f"{asked.who} {finding} {other}: {_figures(found)}.{advice}",))
+
+
+def _judged(evaluation: Evaluation, rule: GateRule) -> str:
+    """Return what the rule judges, and what it learnt from."""
+    if rule.by is By.PROBE:
+        return "The encoder"
+    most = sum(evaluation.class_patients[Role.DEV].values())
+    labels = f"the labels of {rule.budget} patients" if rule.budget < most else "all labels"
+    return f"The encoder, fine-tuned with {labels} ({rule.draws} draws),"
 
 
 def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
@@ -262,7 +277,7 @@ def _compare_covered(asked: Asked, found: Comparison, *, led: bool) -> Verdict:
     else:
         decision, finding = Decision.UNDECIDED, f"is not yet told apart from {other} with the border covered"
     advice = _advice(asked, found, 0.0, by=asked.margin) if decision is Decision.UNDECIDED else ""
-    return Verdict(decision, (f"The encoder {finding}: {_figures(found)}.{advice}",))
+    return Verdict(decision, (f"{asked.who} {finding}: {_figures(found)}.{advice}",))
 
 
 def _at_ceiling(found: Comparison, rule: GateRule) -> bool:

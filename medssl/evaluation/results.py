@@ -142,5 +142,6 @@ class Evaluation:
             "warnings": dict(self.warnings),
             "feature_std": self.feature_std,
             "rankme": self.rankme,
+            "rule": self.rule.data(),
             "verdict": {"decision": str(self.verdict.decision), "reasons": list(self.verdict.reasons)},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,14 +41,25 @@ def save_encoder(
     """Write weights and description; ``about`` holds ``name``, ``config`` and what else is known (run, method …).
 
     ``weights``: the encoder's whole state dict, where its own holds shards.
+
+    Raises:
+        EncoderError: the disk is full, or may not be written to.
     """
     weights = encoder.state_dict() if weights is None else weights
     weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    with atomic(folder / "encoder.safetensors") as partial:
-        save_file(weights, partial)
-    geometry = {"shape": list(encoder.geometry.shape), "channels": encoder.geometry.channels}
-    write_json(folder / "encoder.json", {**about, "geometry": geometry, "width": encoder.width})
-    return folder / "encoder.safetensors"
+    path, geometry = folder / "encoder.safetensors", {"shape": list(encoder.geometry.shape)}
+    try:
+        with atomic(path) as partial:
+            save_file(weights, partial)
+        described = {**about, "geometry": {**geometry, "channels": encoder.geometry.channels}, "width": encoder.width}
+        write_json(folder / "encoder.json", described)
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free / 2**30
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise EncoderError(
+            f"{folder.name}/{path.name} cannot be written ({reason}, {free:.2f} GiB free); make room and go on"
+        ) from None
+    return path
 
 
 def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:

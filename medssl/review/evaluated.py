@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from medssl.core.files import read_json
 from medssl.evaluation.curve import Curve
-from medssl.evaluation.gate import REQUIRED, UNTAUGHT, By
+from medssl.evaluation.gate import REQUIRED, By
 from medssl.evaluation.problem import Kind
 from medssl.evaluation.results import ENCODER, FEW
 from medssl.review import grids
@@ -77,14 +77,28 @@ class Evaluated:
     feature_std: float | None
     rankme: float | None
     verdict: Verdict | None
+    rule: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def by(self) -> By:
+        """What the gate judged."""
+        return By(self.rule.get("by", By.PROBE))
+
+    @property
+    def judged(self) -> str:
+        """The rule in a few words; empty where nobody wrote it down."""
+        if not self.rule:
+            return ""
+        judge, rule = {By.PROBE: "the linear probe", By.FINE_TUNED: "fine-tuning"}[self.by], self.rule
+        few = f"few labels: {rule['budget']} patients in {rule['draws']} draws"
+        return f"by {judge}, margin {rule['margin']:g}, {few}"
 
     @property
     def headline(self) -> tuple[Measured, ...]:
         """The figures that decide: the encoder's by the probe that decides, its differences to the main baselines."""
         own = [m for m in self.measured if m.system == ENCODER]
-        by = By.FINE_TUNED if any(m.name == UNTAUGHT[By.FINE_TUNED] for m in self.differences) else By.PROBE
-        decides = FEW if by is By.FINE_TUNED else "linear"
-        main = tuple(m for m in self.differences if m.name in REQUIRED[by])
+        decides = FEW if self.by is By.FINE_TUNED else "linear"
+        main = tuple(m for m in self.differences if m.name in REQUIRED[self.by])
         return tuple([m for m in own if m.name == decides] or own[-1:]) + (main or self.differences)
 
 
@@ -127,6 +141,7 @@ def evaluated(run: RunRecord, data: Mapping[str, Any], of_method: str = "") -> E
         feature_std=data.get("feature_std"),
         rankme=data.get("rankme"),
         verdict=_part(_verdict, data.get("verdict"), None),
+        rule=_part(_rule, data.get("rule"), {}),
     )
 
 
@@ -150,6 +165,11 @@ def _measured(run: RunRecord, systems: Mapping[str, Any]) -> tuple[Measured, ...
         )
 
     return tuple(sorted(measured_of(systems, run), key=order))
+
+
+def _rule(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rule, if it says what `Evaluated.judged` reads."""
+    return {**said, "by": By(said["by"]), **{name: said[name] + 0 for name in ("margin", "budget", "draws")}}
 
 
 def _verdict(said: Mapping[str, Any]) -> Verdict:

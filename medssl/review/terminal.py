@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from medssl.evaluation.gate import By
 from medssl.review import curves
 from medssl.review.evaluated import Evaluated
 from medssl.review.finetuned import Finetuned
@@ -109,7 +110,7 @@ def _left_open(found: Evaluated) -> list[RenderableType]:
     """Return where a verdict by probes may be looked into; networks learn classes alone."""
     if found.verdict is None or found.verdict.decision == "go" or found.curve:
         return []
-    if not found.measured or not found.kind.exclusive:
+    if not found.measured or not found.kind.exclusive or found.by is By.FINE_TUNED:
         return []
     return [
         Text(
@@ -132,6 +133,9 @@ def _verdict(found: Evaluated) -> list[RenderableType]:
     for warning in (f"Audits that warn, see above: {warned}.",) if warned else said.warnings:
         reasons.add_row("!", Text(warning), style=WARNING_STYLE)
     return [
-        Text(f"gate: {said.decision}", style=VERDICT_STYLE.get(said.decision, "bold")),
+        Text.assemble(
+            (f"gate: {said.decision}", VERDICT_STYLE.get(said.decision, "bold")),
+            (f"  {found.judged}" if found.judged else "", "dim"),
+        ),
         Padding(reasons, (0, 0, 0, 2)),
     ]

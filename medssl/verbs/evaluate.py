@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from medssl.core.errors import GateRefused
+from medssl.core.errors import EvaluationError, GateRefused
 from medssl.core.files import read_json, write_json
 from medssl.core.score import Score
 from medssl.core.types import Role
@@ -18,7 +18,7 @@ from medssl.evaluation.evaluate import class_patients, measurable
 from medssl.evaluation.evaluate import evaluate as measure
 from medssl.evaluation.few_shot import few_shot
 from medssl.evaluation.fits import knn_fit
-from medssl.evaluation.gate import Decision
+from medssl.evaluation.gate import By, Decision
 from medssl.evaluation.panel import panel
 from medssl.evaluation.results import Evaluation, deciding, plain
 from medssl.evaluation.structure import structure
@@ -52,10 +52,11 @@ def evaluate(
         curve: draw the label-efficiency curve as well, which takes as long as all its trainings; nothing is drawn
             where there are too few labels to measure anything.
     """
+    name = study.task(task or study.evaluation.task)
+    refuse_to_fine_tune(study, name)
     pool = Pool.open(study.pool)
     asked = [encoder] if encoder is None or isinstance(encoder, str) else list(encoder)
     found, *others = [find_encoder(study, pool, one) for one in asked or [None]]
-    name = study.task(task or study.evaluation.task)
     subject = Subject.of(study, pool, found, name)
     prints = marks(pool, pretraining=found.fingerprint)
     with running(study, "evaluate", prints, found.parents) as journal:
@@ -71,6 +72,13 @@ def evaluate(
     said: Sequence[RenderableType] = evaluation_shown(evaluated(run, data))
     code = NO_GO if measured.verdict.decision is Decision.NO_GO else OK
     return Result({"run": journal.id, **data}, tuple(said), code)
+
+
+def refuse_to_fine_tune(study: Study, task: str) -> None:
+    """Raise where the gate is to judge fine-tuning on labels that are no classes."""
+    kind = study.tasks[task].kind
+    if study.evaluation.gate.by is By.FINE_TUNED and not kind.exclusive:
+        raise EvaluationError(f"evaluation.gate.by: fine_tuned needs classes, task {task} is {kind}; take probe")
 
 
 def _measured(subject: Subject, others: Sequence[FoundEncoder], folder: Path) -> tuple[Evaluation, dict[str, Any]]:

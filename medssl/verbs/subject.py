@@ -131,16 +131,8 @@ class Subject:
 
     @property
     def is_fine_tuned(self) -> bool:
-        """Whether the gate judges the fine-tuned encoder.
-
-        Raises:
-            EvaluationError: it is asked to, and the task has no classes to fine-tune for.
-        """
-        is_asked = self.study.evaluation.gate.by is By.FINE_TUNED
-        if is_asked and not self.problem.kind.exclusive:
-            kind, task = self.problem.kind, self.problem.task
-            raise EvaluationError(f"evaluation.gate.by: fine_tuned needs classes, task {task} is {kind}; take probe")
-        return is_asked
+        """Whether the gate judges the fine-tuned encoder."""
+        return self.study.evaluation.gate.by is By.FINE_TUNED
 
     def learners(self, cover: Cover | None = None) -> dict[str, Kept]:
         """Return the networks that the gate compares, by system; under ``cover`` they learn and are judged covered.

@@ -183,7 +183,7 @@ def supervised(out: Path, study: Study, seed: int) -> Path:
     taught = learners(study, nobody, subject.data, TASK, subject.problem, tuning=Tuning(least=400, most=600))
     learner = taught[SMALL_RESNET]
     dev, val = (subject.problem.rows(role) for role in (Role.DEV, Role.VAL))
-    trail = learner.trained(dev, val, 3e-3, seed)
+    trail = learner.trained(dev, val, learner.ways[-1], seed)
     print(f"{name}: AUROC of val {trail.best[0]:.3f} at step {trail.kept_step} of {trail.steps}", flush=True)
     config = {**SMALL, "stem": stem(subject.data.geometry)}
     return saved(out, name, trail.model.encoder, study, name="resnet", config=config)  # type: ignore[union-attr]

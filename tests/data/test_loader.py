@@ -19,8 +19,7 @@ from medssl.core.batch import Views
 from medssl.core.errors import CorruptShard, StudyError, TrainingError
 from medssl.core.types import Geometry
 from medssl.data.covers import Cover, covered
-from medssl.data.crops import Stored
-from medssl.data.loader import TrainingFeed
+from medssl.data.loader import Drawn, TrainingFeed
 from medssl.data.prepare import PrepareConfig, prepare
 from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
@@ -191,7 +190,7 @@ def test_boxes_cut_where_images_lie_are_those_cut_from_images_that_were_read(
     for codec, workers in (("none", 0), ("lz4", 0), ("none", 1)):
         shown = prepare(pool, PrepareConfig(shape=(16, 16), codec=codec))
         made = TrainingFeed(shown, ViewRecipe(views), Sampler.of(shown, 4, 1, seed=0), workers)
-        stays = [isinstance(block.read.blocks, Stored) for step in made.steps(0, 2) for block in step]
+        stays = [isinstance(block, Drawn) for step in made.steps(0, 2) for block in step]
         assert stays == [(codec, workers) == ("none", 0) and not torch.cuda.is_available()] * 2
         drawn_from[codec, workers] = drawn(made, 0, 3)
     lying, read, sent = drawn_from.values()

@@ -2,15 +2,13 @@
 
 import multiprocessing
 import os
-import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import files_of_at_most
 from memory_feed import CPU, Images, Memory, Regression
 from ranks import PRELOADED
 
@@ -33,19 +31,6 @@ def run(folder: Path, config: LoopConfig = EVERY, journal: Memory | None = None,
 def stopped(folder: Path, after: int) -> None:
     with pytest.raises(Preempted):
         run(folder, stop_after=after)
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """A disk that fills up: writing beyond a limit fails with EFBIG."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_last_few_are_kept_and_the_newest_comes_first(tmp_path: Path) -> None:

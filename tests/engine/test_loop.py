@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import files_of_at_most
 from memory_feed import CPU, IMAGES, Images, Memory, Ready, Regression, method
 
 from medssl.core.batch import Views
@@ -120,6 +121,18 @@ def test_non_finite_losses_are_skipped_noted_and_in_the_end_fatal(tmp_path: Path
     assert "its batch is in step-00000002.json" in journal.notes[0]
     assert read_json(tmp_path / "nonfinite" / "step-00000002.json")["first"] == "voxels"
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_full_disk_costs_the_record_of_a_bad_batch_and_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Regression()
+    session = Session(tmp_path, Memory(), recoverable=False)
+    with files_of_at_most(50), pytest.raises(TrainingError, match="not finite in 5 steps in a row"):
+        train(model, Images(6, poison=2), LoopConfig(epochs=5, batch_size=6), session, CPU)
+    assert "step 2: loss or gradient not finite, step skipped; its batch could not be kept (File too large)" in (
+        " ".join(capsys.readouterr().err.split())
+    )
 
 
 def test_a_skipped_step_leaves_batch_norm_as_it_was(tmp_path: Path) -> None:

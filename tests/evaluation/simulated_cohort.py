@@ -6,6 +6,7 @@ import numpy as np
 
 from medssl.evaluation import fits
 from medssl.evaluation.evaluate import Systems, evaluate
+from medssl.evaluation.gate import GateRule
 from medssl.evaluation.problem import Problem
 
 
@@ -52,4 +53,5 @@ class Simulated:
             if name != "small_resnet"
         }
         few = {name: fits.linear_fit(problem, self.systems[name]) for name in ("encoder", "small_resnet")}
-        return evaluate(problem, Systems(probes, next(iter(self.systems.values())), few), **arguments)
+        uncovered = {"rule": GateRule(shortcut=False)}  # these have no images
+        return evaluate(problem, Systems(probes, next(iter(self.systems.values())), few), **{**uncovered, **arguments})

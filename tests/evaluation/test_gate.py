@@ -68,7 +68,7 @@ def test_a_further_baseline_is_judged_like_pixels():
 def test_a_wider_margin_never_turns_a_go_into_a_no():
     for random, pixels in (((0.1, 0.05, 0.15), (0.05, 0.01, 0.09)), ((0.1, 0.05, 0.15), (-0.002, -0.009, 0.005))):
         case = figures(random=random, pixels=pixels)
-        assert all(gate(case, GateRule(margin=m)).decision is GO for m in (0.01, 0.05, 0.2))
+        assert all(gate(case, GateRule(margin=m, shortcut=False)).decision is GO for m in (0.01, 0.05, 0.2))
 
 
 @pytest.mark.parametrize("name", ["random", "pixels", "small_resnet"])
@@ -80,16 +80,18 @@ def test_without_one_of_the_required_baselines_there_is_no_decision_unless_the_r
     beaten = Score("auroc difference", -0.2, -0.3, -0.1, 100)
     lost = replace(fewer, differences={**fewer.differences, next(iter(fewer.differences)): beaten})
     assert lost.verdict.decision is NO_GO  # a loss is a loss, whatever else is missing
-    rule = GateRule(required=tuple({"random", "pixels", "small_resnet"} - {name}))
+    rule = GateRule(required=tuple({"random", "pixels", "small_resnet"} - {name}), shortcut=False)
     assert gate(fewer, rule).decision is GO
 
 
 def test_a_loss_inside_the_margin_must_be_proven_for_the_number_of_comparisons():
     """One such loss of three is a no; of thirty it is what chance brings, and only says that nothing is proven."""
     base = figures(pixels=(-0.004, -0.0075, -0.0005))
-    assert gate(base, GateRule(required=())).decision is GO  # one of three: not proven, and inside the margin
+    assert (
+        gate(base, GateRule(required=(), shortcut=False)).decision is GO
+    )  # one of three: not proven, and inside the margin
     alone = replace(base, differences={"pixels": base.differences["pixels"]})
-    assert gate(alone, GateRule(required=())).decision is NO_GO
+    assert gate(alone, GateRule(required=(), shortcut=False)).decision is NO_GO
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def number(pattern: str, reason: str) -> int:
     ("name", "value"), [("pixels", -0.018), ("pixels", 0.004), ("random", 0.02), ("random", -0.03), ("random", 0.001)]
 )
 def test_the_number_of_patients_advised_settles_a_difference_in_four_of_five_cohorts(name, value, num_questions):
-    asked, of_patient = Asked(name, 0.01, num_questions, False), 0.3
+    asked, of_patient = Asked(name, 0.01, num_questions, top=False, leads=name == "random"), 0.3
     reason = _compare(asked, compared(value, of_patient / np.sqrt(160), 160)).reasons[0]
     advised = number(r"About (\d+) labelled test patients would settle", reason)
     assert POWER - 0.06 < settled(asked, value, of_patient, advised) < POWER + 0.09  # both a yes and a no may settle
@@ -52,7 +52,7 @@ def test_the_number_of_patients_advised_settles_a_difference_in_four_of_five_coh
 
 def test_where_draws_of_labels_decide_more_draws_are_advised_not_patients():
     """A difference of .018 with a spread of .04 between five draws stays undecided with any number of patients."""
-    asked, spread = Asked("small_resnet", 0.01, 7, False), 0.04
+    asked, spread = Asked("small_resnet", 0.01, 7, top=False, leads=False), 0.04
     reason = _compare(asked, compared(0.018, 0.3 / 10, 100, spread, FEW)).reasons[0]
     draws = number(r"About (\d+) draws of labels \(gate\.draws, now 5\)", reason)
     patients = number(r"and (\d+) labelled test patients would settle", reason)

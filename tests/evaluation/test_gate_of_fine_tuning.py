@@ -27,7 +27,8 @@ def fine_tuned(covered=None, **changes):
         systems.setdefault(name.removesuffix("_few"), {})["few"] = score(0.87 - told[name][0])
     of_few = {name: score(*told[name], "auroc difference") for name in told if told[name]}
     kept = {name: found for name, found in base.differences.items() if name not in told}
-    return replace(base, systems=systems, differences={**kept, **of_few}, covered=covered or {}, rule=RULE)
+    rule = RULE.model_copy(update={"shortcut": covered is not None})
+    return replace(base, systems=systems, differences={**kept, **of_few}, covered=covered or {}, rule=rule)
 
 
 def under_cover(scratch=(0.08, 0.04, 0.12), pixels=(0.0, -0.02, 0.02), lost=(0.01, -0.02, 0.04)):
@@ -68,10 +69,27 @@ def test_probes_neither_refuse_nor_let_go():
     assert not any("random" in reason for reason in fine_tuned().verdict.reasons)
 
 
+def test_what_the_frame_tells_a_probe_says_nothing_of_fine_tuning_but_an_audit_may_refuse():
+    case = fine_tuned(under_cover())
+    worse = score(-0.2, -0.3, -0.1, "auroc difference")
+    systems = {**case.systems, "frame": {"pca": score(0.99)}}
+    case = replace(case, systems=systems, differences={**case.differences, "frame": worse})
+    assert case.verdict.decision is GO
+    warned = replace(case, warnings={"frame alone": "The data set has a shortcut."})
+    assert gate(warned, GateRule(by=By.FINE_TUNED, refuse_on=("frame alone",))).decision is NO_GO
+
+
+def test_a_verdict_says_what_was_fine_tuned_with_how_many_labels():
+    (first, *_) = gate(fine_tuned(), GateRule(by=By.FINE_TUNED, budget=60, shortcut=False)).reasons
+    assert first.startswith("The encoder, fine-tuned with the labels of 60 patients (5 draws), is better than")
+    whole = gate(fine_tuned(), GateRule(by=By.FINE_TUNED, budget=1000, shortcut=False))
+    assert whole.reasons[0].startswith("The encoder, fine-tuned with all labels (5 draws), is better than")
+
+
 def test_a_collapsed_encoder_is_refused_however_it_fine_tunes():
     assert replace(fine_tuned(), rankme=1.2).verdict.decision is NO_GO
 
 
 def test_what_a_verdict_needs_can_be_said_in_the_rule():
-    rule = GateRule(by=By.FINE_TUNED, required=("scratch",))
+    rule = GateRule(by=By.FINE_TUNED, required=("scratch",), shortcut=False)
     assert gate(fine_tuned(pixels_few=None, small_resnet=None), rule).decision is GO

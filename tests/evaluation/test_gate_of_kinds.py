@@ -78,7 +78,7 @@ def test_pixels_with_as_few_labels_are_a_baseline_of_their_own():
 
 def test_an_encoder_that_never_led_is_not_accused_of_needing_the_border():
     equal = (0.0, -0.005, 0.005)
-    said = replace(figures(random=equal), covered=covered(random=equal)).verdict
+    said = figures(random=equal, covered=covered(random=equal)).verdict
     assert said.decision is NO_GO
     assert any(
         "is no better than the random encoder with the border of every image covered, either" in r for r in said.reasons

@@ -29,11 +29,16 @@ def test_an_encoder_that_is_better_only_with_the_border_uncovered_is_refused(cas
     assert any(words in reason for reason in verdict.reasons), verdict.reasons
 
 
-def test_the_shortcut_rule_can_be_left_out_and_a_go_without_evidence_says_so():
+def test_the_shortcut_rule_can_be_left_out_and_without_evidence_there_is_no_go():
     refused = figures(covered=covered(random=(-0.1, -0.2, -0.01)))
     assert gate(refused, GateRule(shortcut=False)).decision is GO
-    assert any("is not known" in reason for reason in figures().verdict.reasons)
-    assert not any("is not known" in reason for reason in figures(covered=covered()).verdict.reasons)
+    assert gate(figures(), GateRule(shortcut=False)).decision is GO
+    unknown = gate(figures(), GateRule())
+    assert unknown.decision is UNDECIDED
+    assert len(unknown.reasons) == 1
+    assert "nothing was compared with it covered" in unknown.reasons[0]
+    lost = gate(figures(pixels=(-0.2, -0.3, -0.1)), GateRule())
+    assert lost.decision is NO_GO
 
 
 def test_a_covered_border_never_turns_a_no_into_a_go():
@@ -48,7 +53,7 @@ def test_warnings_of_audits_are_said_and_decide_nothing_unless_the_rule_says_so(
     refusing = gate(warned, GateRule(refuse_on=("frame alone",)))
     assert refusing.decision is NO_GO
     assert "'frame alone'" in refusing.reasons[0]
-    assert gate(figures(), GateRule(refuse_on=("frame alone",))).decision is GO
+    assert gate(figures(), GateRule(refuse_on=("frame alone",), shortcut=False)).decision is GO
     unlabelled = figures(classes=(), systems={}, differences={}, warnings={"views": "Too weak."})
     assert unlabelled.verdict.decision is UNDECIDED
     assert unlabelled.verdict.reasons[-1] == "Warning (views): Too weak."

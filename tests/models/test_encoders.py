@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from full_disk import files_of_at_most
 from small_encoders import SMALL, small
 from torch import Tensor
 
@@ -176,6 +177,15 @@ def test_a_folder_without_an_encoder_and_damaged_weights_are_refused(tmp_path: P
     save_encoder(small("resnet"), tmp_path, {"name": "resnet", "config": {**SMALL["resnet"], "width": 16}})
     with pytest.raises(EncoderError, match="does not fit"):
         load_encoder(tmp_path)
+
+
+def test_an_encoder_that_a_full_disk_does_not_take_is_one_line(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(2000),
+        pytest.raises(EncoderError, match=r"safetensors cannot be written .*GiB free"),
+    ):
+        save_encoder(small("resnet"), tmp_path, {"name": "resnet", "config": SMALL["resnet"]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_encoder_that_would_not_come_back_is_refused_before_training(tmp_path: Path) -> None:

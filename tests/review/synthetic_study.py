@@ -16,6 +16,7 @@ from medssl.core.score import Score
 from medssl.evaluation.audits import Audit, Audits
 from medssl.evaluation.curve import Curve, LabelsTo, Line, Point, Use
 from medssl.evaluation.few_shot import FewShot, Shot
+from medssl.evaluation.gate import GateRule
 from medssl.evaluation.reliability import reliability
 from medssl.evaluation.results import Comparison
 from medssl.evaluation.structure import Structure
@@ -156,6 +157,7 @@ def write_evaluate(workspace: Path, ingest: Journal, pretrain: Journal, images: 
         "subgroups": subgroups().to_json(),
         "feature_std": 0.88,
         "rankme": 58.3,
+        "rule": GateRule().data(),
         "verdict": {"decision": "go", "reasons": reasons},
     }
     parents = {"encoder": pretrain.id, "pool": ingest.id}

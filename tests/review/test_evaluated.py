@@ -16,6 +16,7 @@ from rich.console import Console
 from synthetic_study import audits, curve, few_shot, metrics, score, structure, subgroups
 
 from medssl.core.files import write_json
+from medssl.evaluation.gate import By, GateRule
 from medssl.evaluation.problem import Kind
 from medssl.review.evaluated import Evaluated, evaluations
 from medssl.review.grids import Cell, Grid, Row
@@ -46,7 +47,7 @@ def whole(workspace: Path) -> Evaluated:
         "by_class": {name: {"effusion": VALUE, "nodule": VALUE} for name in ("pixels", "encoder")},
         "covered": audits().to_json()["covered"],
         "few_shot": few_shot().to_json(), "structure": structure().to_json(), "subgroups": subgroups().to_json(),
-        "verdict": {"decision": "go", "reasons": reasons},
+        "rule": GateRule().data(), "verdict": {"decision": "go", "reasons": reasons},
     }  # fmt: skip
     return evaluate(workspace, evaluation, audits=audits().to_json(), curve=curve().to_json())
 
@@ -118,6 +119,7 @@ def test_the_terminal_shows_every_figure_with_interval_n_and_run_and_the_verdict
     assert "n = 118 patients" in text
     assert "draws ± 0.040" in text
     assert "draws ± 0.052" in text  # of a difference
+    assert "by the linear probe, margin 0.01, few labels: 100 patients in 5 draws" in " ".join(text.split())
     assert text.index("The data set has a shortcut") < text.index("gate: go") < text.index("It is better.")
     assert "! Audits that warn, see above: frame alone." in text
 
@@ -194,6 +196,7 @@ def test_a_table_of_many_columns_still_fits_80_characters(columns: int) -> None:
 
 
 KEYS = (
+    "rule",
     "systems",
     "differences",
     "metrics",
@@ -222,6 +225,21 @@ def test_files_of_another_shape_cost_their_part_only(
 ) -> None:
     found = evaluate(tmp_path_factory.mktemp("w"), json.loads(json.dumps(evaluation)), audits=beside, curve=beside)
     assert isinstance(text_of(found, 80), str)
+
+
+@pytest.mark.parametrize("by", list(By))
+def test_where_fine_tuning_was_judged_its_figures_lead_and_it_is_not_recommended(tmp_path: Path, by: By) -> None:
+    told = {"scratch": VALUE, "pixels_few": VALUE, "small_resnet": VALUE, "random": VALUE, "pixels": VALUE}
+    systems = {"encoder": {"linear": VALUE, "few": VALUE}, "scratch": {"few": VALUE}, "pixels": {"pca": VALUE}}
+    verdict = {"decision": "no_go", "reasons": ["It lost."]}
+    rule = GateRule(by=by).data()
+    found = evaluate(tmp_path, {"task": "t", "systems": systems, "differences": told, "rule": rule, "verdict": verdict})
+    main = {"probe": {"linear", "random", "pixels", "small_resnet"}}
+    main["fine_tuned"] = {"few", "scratch", "pixels_few", "small_resnet"}
+    assert {row.name for row in found.headline} == main[by]
+    text = " ".join(text_of(found, 80).split())
+    assert ("by fine-tuning, margin 0.01" in text) == (by is By.FINE_TUNED)
+    assert ("A probe can miss" in text) == (by is By.PROBE)
 
 
 def test_an_evaluation_without_labels_has_its_page(tmp_path: Path) -> None:

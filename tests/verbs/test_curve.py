@@ -62,7 +62,7 @@ def test_two_encoders_and_all_baselines_are_compared_on_the_same_draws_and_a_sec
         len(np.unique(problem.patients[problem.rows(Role.DEV)]))
     }
     assert all(point.told for point in made.line("scratch").points)  # rate, steps and epochs are on record
-    assert {"rate", "step", "steps", "epochs", "by"} == set(made.line("scratch").points[0].told[0])
+    assert {"rate", "encoder_scale", "step", "steps", "epochs", "by"} == set(made.line("scratch").points[0].told[0])
     assert Curve.from_json(read_json(tmp_path / "run" / "curve.json")) == made
     assert (tmp_path / "run" / "pictures" / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -20,7 +20,7 @@ from medssl.study import Study, load_study
 from medssl.tracking.records import read_runs
 from medssl.verbs import learners as learning
 from medssl.verbs.context import FoundEncoder
-from medssl.verbs.learners import ENCODER, SCRATCH, SMALL_RESNET, Learner, learners, stem
+from medssl.verbs.learners import ENCODER, SCRATCH, SMALL_RESNET, Learner, Recipe, Way, learners, stem
 
 TUNING = {"least": 4, "most": 4, "moments": 2, "rates": "[0.001, 0.003]"}
 FAST = [f"evaluation.curve.tuning.{key}={value}" for key, value in TUNING.items()] + ["tasks.shape.loop.batch_size=8"]
@@ -67,6 +67,18 @@ def test_all_three_learn_alike_and_give_probabilities_in_two_and_three_dimension
     assert not read_runs(study.workspace)  # no run is left in the journal
 
 
+def test_from_scratch_a_network_tries_every_way_that_the_encoder_tries(tmp_path: Path) -> None:
+    study, found, data, problem = made(tmp_path)
+    by_name = learners(study, found, data, "shape", problem)
+    tried = {name: set(learner.ways) for name, learner in by_name.items()}
+    assert tried[ENCODER] < tried[SCRATCH] == tried[ENCODER] | tried[SMALL_RESNET]
+    untaught = replace(by_name[ENCODER], make=by_name[SCRATCH].make)  # random weights, treated as the encoder's
+    train, val, _ = rows(problem)
+    for way in by_name[ENCODER].ways:
+        one, other = (learner.trained(train, val, way, 5) for learner in (by_name[SCRATCH], untaught))
+        assert one.best == other.best
+
+
 def test_a_small_resnet_learns_what_can_be_learnt(tmp_path: Path) -> None:
     study, found, data, problem = made(tmp_path, num_patients=120)
     bright = np.array([data.images(np.array([row])).mean().item() for row in range(len(data))])
@@ -103,9 +115,9 @@ def test_the_rate_and_the_moment_are_those_that_stand_highest_on_val(
     trails = {}
     trained = Learner.trained
 
-    def watched(self, rows, held, rate, seed, *, keep=None):
-        trails[rate] = trained(self, rows, held, rate, seed, keep=keep)
-        return trails[rate]
+    def watched(self, rows, held, way, seed, *, keep=None):
+        trails[way.rate] = trained(self, rows, held, way, seed, keep=keep)
+        return trails[way.rate]
 
     monkeypatch.setattr(Learner, "trained", watched)
     learner(train, val, test, 0)
@@ -195,7 +207,8 @@ def test_an_untaught_network_learns_its_batch_statistics_and_a_taught_one_keeps_
     own = learners(study, found, data, "shape", problem)[SMALL_RESNET]
     train = rows(problem)[0]
     for taught in (True, False):
-        trail = replace(own, taught=taught).trained(train, train[:0], 1e-3, 0, keep=2)
+        way = Way(1e-3, Recipe(1.0, is_taught=taught))
+        trail = own.trained(train, train[:0], way, 0, keep=2)
         running = [v for k, v in trail.model.state_dict().items() if k.endswith("running_mean")]
         assert running
         assert all(bool(v.any()) != taught for v in running)
