@@ -47,6 +47,7 @@ bench-evaluation: .venv/developer
 bench-gpu: .venv/developer
 	$(BENCH)/bench_mae.py --device cuda --precision bf16 --model B16 L16 3d-B96 --compile
 	$(BENCH)/bench_dino.py --peer $(PEERS) --device cuda
+	$(BENCH)/bench_feed.py --device cuda --model B16 L16 3d-B96 --workers $$(($$(nproc) - 2)) --compile
 
 .venv/product: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medssl needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

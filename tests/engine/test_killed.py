@@ -43,6 +43,10 @@ CASES: list[Case] = [
     ("rotation", "resnet", 3, 0, "crops"),
     ("mae", "vit", 2, 0, "balance"),
 ]
+LONG: list[Case] = [  # what is left has every method, dimension, kind of network and number of workers
+    ("mae", "vit", 2, 2, ""), ("mae", "vit", 3, 0, ""), ("mae", "vit", 3, 2, "crops"),
+    ("rotation", "resnet", 2, 0, ""), ("rotation", "resnet", 3, 2, ""), ("dino", "resnet", 2, 2, ""),
+]  # fmt: skip
 FEED = {"": {}, "crops": {"crops": 2}, "balance": {"balance": "patient"}}
 CONFIG = LoopConfig(epochs=2, batch_size=4, accumulate=2, lr=1e-2, checkpoint_epochs=1, log_steps=1, clip_norm=3.0)
 
@@ -98,7 +102,10 @@ def assert_equal(one: Any, other: Any, where: str = "state") -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id="-".join(map(str, case)), marks=[pytest.mark.slow] * (case in LONG)) for case in CASES],
+)
 def test_killed_after_a_checkpoint_and_resumed_equals_never_killed(
     case: Case, pools: dict[int, Path], tmp_path: Path
 ) -> None:

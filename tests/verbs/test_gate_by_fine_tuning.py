@@ -146,5 +146,17 @@ def test_a_solver_of_a_cue_at_the_border_does_not_go_however_well_it_fine_tunes(
     images[:, :, 7:-7, 7:-7] = 0.3  # nothing to learn but the border
     data = evaluate(study, encoder=kept(tmp_path / "solver", taught(images, sick), study)).data
     assert data["differences"]["scratch"]["low"] > 0  # it would have gone
-    assert data["verdict"]["decision"] != "go", data["verdict"]
-    assert "border" in " ".join(data["verdict"]["reasons"])
+    assert data["verdict"]["decision"] == "no_go", data["verdict"]
+    assert "only while it sees the border" in " ".join(data["verdict"]["reasons"])
+
+
+@pytest.mark.slow
+def test_a_random_encoder_is_no_better_than_its_network_from_scratch_and_never_goes(tmp_path: Path) -> None:
+    study = study_of(tmp_path, num=500, tuning=LONG, budget=48, draws=5)
+    led = []
+    for seed in range(4):
+        data = evaluate(study, encoder=kept(tmp_path / f"random {seed}", untaught(100 + seed), study)).data
+        assert data["verdict"]["decision"] != "go", data["verdict"]
+        led.append(data["differences"]["scratch"])
+    assert not any(found["low"] > 0 for found in led)
+    assert np.mean([found["value"] for found in led]) < 0.02

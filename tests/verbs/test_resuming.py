@@ -26,6 +26,22 @@ from medssl.verbs.select import select
 from medssl.verbs.signals import read_signals
 
 
+def test_told_to_stop_a_process_keeps_a_checkpoint_and_ends_with_75(study: Study) -> None:
+    overrides = ["loop.epochs=300", "loop.checkpoint_epochs=300", "watch.pictures_epochs=0"]
+    command = [sys.executable, "-m", "medssl", "pretrain", str(study.pool.parent / "small.yaml"), *FAST, *overrides]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until = time.monotonic() + 120
+    while not any('"loss"' in path.read_text() for path in study.workspace.glob("runs/pretrain-*/journal.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.terminate()
+    said = " ".join(process.communicate(timeout=60)[1].split())
+    assert process.returncode == 75
+    assert "with a checkpoint; go on with --resume" in said
+    assert len(list(study.workspace.glob("runs/pretrain-*/checkpoints/step-*.pt"))) == 1
+
+
 def test_killed_and_resumed_equals_never_killed(study: Study, tmp_path: Path) -> None:
     overrides = ["loop.epochs=30", "loop.checkpoint_epochs=1", "encoder.drop_path=0.2"]
     overrides += ["watch.pictures_epochs=30", "watch.pictures=2"]
