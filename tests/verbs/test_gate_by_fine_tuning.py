@@ -147,7 +147,7 @@ def test_a_solver_of_a_cue_at_the_border_does_not_go_however_well_it_fine_tunes(
     data = evaluate(study, encoder=kept(tmp_path / "solver", taught(images, sick), study)).data
     assert data["differences"]["scratch"]["low"] > 0  # it would have gone
     assert data["verdict"]["decision"] == "no_go", data["verdict"]
-    assert "only while it sees the border" in " ".join(data["verdict"]["reasons"])
+    assert "border of every image covered" in " ".join(data["verdict"]["reasons"])
 
 
 @pytest.mark.slow
