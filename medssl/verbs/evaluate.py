@@ -117,7 +117,7 @@ def _details(subject: Subject, how: Mapping[str, Any]) -> dict[str, Any]:
     few = {name: how[name] for name in ("seed", "num_resamples")}
     made["subgroups"] = subgroups(subject.problem, judge.units, predicted, metric=subject.metric, **few).to_json()
     if subject.problem.kind.exclusive:
-        systems = {**{name: x for name, (x, *_) in subject.features.items()}, "pixels": subject.pixels["pixels"]}
+        systems = {name: x for name, (x, *_) in subject.features.items()} | dict(subject.pixels)
         made["few_shot"] = few_shot(
             subject.problem, systems, draws=subject.study.evaluation.shot_draws, **how
         ).to_json()
