@@ -54,6 +54,21 @@ def blur_matrix(sigma: Tensor, largest: float, size: int) -> Tensor:
     )
 
 
+def ringing_matrix(share: Tensor, size: int) -> Tensor:
+    """Return the ``B size size`` weights that keep the lowest ``share`` (``B``; 1: all) of an axis's frequencies.
+
+    What a scanner sees that samples fewer lines of k-space: edges ring (Gibbs), and the axis closes on itself.
+    """
+    most = size // 2
+    k, place = torch.arange(1, most + 1, device=share.device), torch.arange(size, device=share.device)
+    waves = (2 * torch.pi / size * k[:, None] * place).cos() * 2 / size  # K size
+    if size % 2 == 0:
+        waves[-1] /= 2  # Nyquist's frequency is its own mirror
+    kept = (k <= (share[:, None] * most + 1e-6).floor()).to(waves.dtype)  # B K
+    kernel = kept @ waves + 1 / size
+    return kernel[:, (place[:, None] - place) % size]
+
+
 def resample(images: Tensor, matrices: list[Tensor]) -> Tensor:
     """Apply one ``B size num`` matrix an axis to ``B C *S``; axes that shrink most go first."""
     order = sorted(range(len(matrices)), key=lambda axis: matrices[axis].shape[1] / matrices[axis].shape[2])

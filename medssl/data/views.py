@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from medssl.core.batch import Views
 from medssl.core.keys import uniform
 from medssl.data.crops import Stored, cut
 from medssl.data.memory import empty
-from medssl.data.resample import blur_matrix, box_matrix, resample
+from medssl.data.resample import blur_matrix, box_matrix, resample, ringing_matrix
 
 CHUNK = 2**19  # voxels drawn at a time on a CPU
 
@@ -34,6 +35,8 @@ class Stream(IntEnum):
     MASK = 10
     ANGLE = 11
     SHUFFLE = 12
+    FIELD = 13
+    RINGING = 14
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class View:
     ``crop_ratio``: largest aspect ratio. ``flip``: chance of a last-axis mirror (0 where laterality matters).
     ``contrast``, ``brightness``: largest relative and absolute change. ``gamma``: largest change of log-gamma.
     ``noise``: largest standard deviation. ``blur``: largest standard deviation of a Gaussian, in voxels of the view;
-    ``blur_chance``: how often.
+    ``blur_chance``: how often. ``gibbs``: largest share of each axis's frequencies that is lost. ``bias``: largest
+    logarithm of a smooth field of brightness, as coils leave in MR.
     """
 
     size: tuple[int, ...] | None = None
@@ -58,6 +62,13 @@ class View:
     noise: float = 0.0
     blur: float = 0.0
     blur_chance: float = 1.0
+    gibbs: float = 0.0
+    bias: float = 0.0
+
+    @property
+    def alters(self) -> bool:
+        """Whether the view changes what it cuts out, not only where and how large that is."""
+        return any((self.blur, self.gibbs, self.bias, self.contrast, self.brightness, self.gamma, self.noise))
 
     def moves(self, shape: tuple[int, ...]) -> bool:
         """Say whether the view of an image of ``shape`` has another place or size than the image."""
@@ -95,7 +106,7 @@ def draw(images: Tensor | Stored, keys: Tensor, view: View) -> Tensor:
     resampled = moved and not is_slice(view, shape)
     if isinstance(images, Stored) or (not resampled and (moved or view.flip)):
         images = slices(images, keys, view, size)
-    if not (resampled or view.blur or view.contrast or view.brightness or view.gamma or view.noise):
+    if not (resampled or view.alters):
         return in_unit_range(images)
     if images.device.type != "cpu":
         return change(images, keys, view, size, resampled=resampled)
@@ -121,7 +132,7 @@ def slices(images: Tensor | Stored, keys: Tensor, view: View, size: tuple[int, .
 
 
 def change(images: Tensor, keys: Tensor, view: View, size: tuple[int, ...], *, resampled: bool) -> Tensor:
-    """Resample where the view does, blur, and change intensities."""
+    """Resample where the view does, blur, ring, and change intensities."""
     images = in_unit_range(images)
     matrices: list[Tensor] = []
     if resampled:  # a box can be mirrored
@@ -129,14 +140,44 @@ def change(images: Tensor, keys: Tensor, view: View, size: tuple[int, ...], *, r
     if view.blur:
         u = uniform(keys, 2, Stream.BLUR)
         sigma = torch.where(u[:, 1] < view.blur_chance, u[:, 0] * view.blur, 0.0)
-        blurs = [blur_matrix(sigma, view.blur, n) for n in size]
-        matrices = [blur @ box for blur, box in zip(blurs, matrices, strict=True)] if matrices else blurs
+        matrices = after(matrices, [blur_matrix(sigma, view.blur, n) for n in size])
+    if view.gibbs:
+        share = 1 - uniform(keys, 1, Stream.RINGING)[:, 0] * view.gibbs
+        matrices = after(matrices, [ringing_matrix(share, n) for n in size])
     images = resample(images, matrices) if matrices else images
+    if view.bias:
+        images = images * bias_field(keys, view.bias, size)
+    if view.gibbs or view.bias:
+        images = images.clamp(0, 1)
     if view.contrast or view.brightness or view.gamma:
         span = torch.tensor([view.contrast, view.brightness, view.gamma], device=images.device)
         amount = (uniform(keys, 3, Stream.INTENSITY) * 2 - 1) * span
         images = adjust(images, 1 + amount[:, 0], amount[:, 1], amount[:, 2].exp() if view.gamma else None)
     return add_noise(images, keys, view.noise) if view.noise else images
+
+
+def after(first: list[Tensor], then: list[Tensor]) -> list[Tensor]:
+    """Return one matrix an axis for both; ``first`` may be empty."""
+    return [b @ a for a, b in zip(first, then, strict=True)] if first else then
+
+
+def bias_field(keys: Tensor, largest: float, shape: tuple[int, ...]) -> Tensor:
+    """Return ``B 1 *S`` to multiply with: the exponential of a keyed polynomial that stays within ±``largest``.
+
+    Legendre polynomials up to the third degree in all axes together, as bias fields are modelled when they are
+    corrected (Van Leemput et al., IEEE TMI 1999).
+    """
+    degrees = [each for each in product(range(4), repeat=len(shape)) if 1 <= sum(each) <= 3]
+    u = uniform(keys, len(degrees) + 1, Stream.FIELD) * 2 - 1
+    weights = u[:, :-1] / u[:, :-1].abs().sum(1, keepdim=True).clamp(min=1e-6) * u[:, -1:] * largest
+    field = torch.zeros(len(keys), *(4,) * len(shape), device=keys.device)
+    places: tuple[Tensor | slice, ...] = (slice(None), *torch.tensor(degrees).unbind(1))
+    field[places] = weights
+    for size in shape:  # each pass replaces the first axis of degrees by one of places, the last
+        x = ((torch.arange(size, device=keys.device) * 2 + 1) / size - 1).to(field.dtype)
+        powers = torch.stack([torch.ones_like(x), x, (3 * x**2 - 1) / 2, (5 * x**3 - 3 * x) / 2])
+        field = torch.tensordot(field, powers, dims=([1], [0]))
+    return field.exp().unsqueeze(1)
 
 
 def in_unit_range(images: Tensor) -> Tensor:

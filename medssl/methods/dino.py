@@ -40,7 +40,8 @@ class DinoConfig(Config):
     """Head, teacher and crops; what is None follows by rule from the pool, the batch and the image shape.
 
     ``teacher_temperature`` moves from the first to the second value over the share ``temperature_warmup`` of training.
-    ``blur`` is the largest standard deviation as a share of the image's longest side.
+    ``blur`` is the largest standard deviation as a share of the image's longest side; ``gibbs`` and ``bias``, for MR,
+    are those of a `View`.
     """
 
     prototypes: Annotated[int, Gt(1)] | None = None
@@ -62,6 +63,8 @@ class DinoConfig(Config):
     gamma: Fraction = 0.3
     noise: Fraction = 0.02
     blur: Fraction = 0.01
+    gibbs: Fraction = 0.0
+    bias: Fraction = 0.0
 
 
 class Dino(Method[DinoConfig]):
@@ -125,21 +128,12 @@ class Dino(Method[DinoConfig]):
         The shape of local crops depends on the encoder's patch: take the views of a method's own ``config``.
         """
         local = config.local_shape or local_shape(geometry)
-        blur = config.blur * max(geometry.shape)
+        same = ("flip", "contrast", "brightness", "gamma", "noise", "gibbs", "bias")
+        shared: dict[str, Any] = {name: getattr(config, name) for name in same}
+        shared |= {"crop_ratio": 4 / 3, "blur": config.blur * max(geometry.shape)}
 
         def crop(scale: tuple[float, float], chance: float, size: tuple[int, ...] | None = None) -> View:
-            return View(
-                size=size,
-                crop_scale=scale,
-                crop_ratio=4 / 3,
-                flip=config.flip,
-                contrast=config.contrast,
-                brightness=config.brightness,
-                gamma=config.gamma,
-                noise=config.noise,
-                blur=blur,
-                blur_chance=chance,
-            )
+            return View(size=size, crop_scale=scale, blur_chance=chance, **shared)
 
         whole = crop(config.global_scale, 1.0), crop(config.global_scale, 0.1)
         return ViewRecipe((*whole, *(crop(config.local_scale, 0.5, local) for _ in range(config.local_crops))))

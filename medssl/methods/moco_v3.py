@@ -39,7 +39,7 @@ class MocoV3Config(Config):
     """Heads, momentum and views.
 
     ``hidden`` None: 4096 as in the paper, 2048 on pools below 100,000 images. ``blur`` is the largest standard
-    deviation as a share of the image's longest side.
+    deviation as a share of the image's longest side; ``gibbs`` and ``bias``, for MR, are those of a `View`.
     """
 
     hidden: Annotated[int, Gt(0)] | None = None
@@ -54,6 +54,8 @@ class MocoV3Config(Config):
     gamma: Fraction = 0.4
     noise: Fraction = 0.02
     blur: Fraction = 0.01
+    gibbs: Fraction = 0.0
+    bias: Fraction = 0.0
 
 
 class MocoV3(Method[MocoV3Config]):
@@ -94,7 +96,8 @@ class MocoV3(Method[MocoV3Config]):
     def views(cls, config: MocoV3Config, geometry: Geometry) -> ViewRecipe:
         """Two crops, of which the second is seldom blurred (appendix A)."""
         blur = config.blur * max(geometry.shape)
-        shared: dict[str, Any] = {k: getattr(config, k) for k in ("flip", "contrast", "brightness", "gamma", "noise")}
+        same = ("flip", "contrast", "brightness", "gamma", "noise", "gibbs", "bias")
+        shared: dict[str, Any] = {name: getattr(config, name) for name in same}
         crops = (
             View(crop_scale=config.crop_scale, crop_ratio=4 / 3, blur=blur, blur_chance=chance, **shared)
             for chance in (1.0, 0.1)

@@ -10,8 +10,19 @@ from monai.transforms import AdjustContrast, Affine, Flip, Resize, SpatialCrop
 from torchvision.transforms.v2.functional import gaussian_blur, resize
 
 from medssl.core.keys import view_keys
-from medssl.data.resample import blur_matrix, resample
-from medssl.data.views import View, ViewRecipe, add_noise, adjust, crop_boxes, crop_resize, draw, make_views, warp
+from medssl.data.resample import blur_matrix, resample, ringing_matrix
+from medssl.data.views import (
+    View,
+    ViewRecipe,
+    add_noise,
+    adjust,
+    bias_field,
+    crop_boxes,
+    crop_resize,
+    draw,
+    make_views,
+    warp,
+)
 from medssl.methods.rotation import rotation
 
 
@@ -176,6 +187,39 @@ def test_blur_draws_a_deviation_an_image_up_to_the_largest_at_its_chance() -> No
     assert torch.allclose(made.sum((1, 2, 3)), torch.ones(400), atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(16, 20), (15, 9), (8, 10, 7)])
+@pytest.mark.parametrize("share", [0.3, 0.75, 1.0])
+def test_ringing_keeps_the_low_frequencies_of_the_fourier_transform(shape: tuple[int, ...], share: float) -> None:
+    images, axes = some_images(2, *shape), list(range(-len(shape), 0))
+    made = resample(images, [ringing_matrix(torch.full((2,), share), size) for size in shape])
+    spectrum = torch.fft.fftn(images, dim=axes)
+    for axis, size in zip(axes, shape, strict=True):
+        kept = (torch.fft.fftfreq(size) * size).abs().round() <= int(share * (size // 2) + 1e-6)
+        spectrum = spectrum * kept.view(-1, *(1,) * (-axis - 1))
+    assert torch.allclose(made, torch.fft.ifftn(spectrum, dim=axes).real, atol=1e-5)
+    assert share < 1 or torch.allclose(made, images, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (12, 14, 16)])
+def test_a_bias_field_is_smooth_bounded_and_another_for_every_key(shape: tuple[int, ...]) -> None:
+    field = bias_field(some_keys(60), 0.4, shape).log()
+    assert field.shape == (60, 1, *shape)
+    assert 0.05 < field.abs().max() <= 0.4
+    assert abs(float(field.mean())) < 0.05
+    steps = [field.diff(dim=axis).abs().max() for axis in range(2, field.ndim)]
+    assert max(steps) < 0.4 * 6 * 2 / min(shape)  # a cubic's steepest slope over voxels
+    assert torch.equal(field, bias_field(some_keys(60), 0.4, shape).log())
+    assert len({part.numpy().tobytes() for part in field}) == 60
+    grey = torch.full((60, 1, *shape), 0.5)
+    made = draw(grey, some_keys(60), View(bias=0.4))
+    assert torch.allclose(made, (0.5 * field.exp()).clamp(0, 1), atol=1e-6)
+
+
+def test_what_rings_or_is_shaded_stays_in_the_unit_range() -> None:
+    made = draw(some_images(20, 16, 16).round(), some_keys(20), View(gibbs=0.8, bias=1.0))
+    assert 0 <= made.min() <= made.max() <= 1
+
+
 def test_a_constant_image_stays_constant_under_crop_blur_and_flip() -> None:
     images = torch.full((4, 1, 12, 10, 8), 0.3)
     made = draw(images, some_keys(4), View(size=(6, 6, 6), crop_scale=(0.1, 1.0), crop_ratio=2, flip=0.5, blur=3.0))
@@ -199,8 +243,9 @@ def test_bytes_are_scaled_to_the_unit_range() -> None:
 
 def test_drawing_in_parts_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     view = View(
-        size=(12, 12), crop_scale=(0.3, 1.0), crop_ratio=1.3, flip=0.5, contrast=0.3, gamma=0.2, blur=1.0, noise=0.1
-    )
+        size=(12, 12), crop_scale=(0.3, 1.0), crop_ratio=1.3, flip=0.5, contrast=0.3, gamma=0.2, blur=1.0, noise=0.1,
+        gibbs=0.4, bias=0.3,
+    )  # fmt: skip
     images, keys = some_images(9, 16, 16), some_keys(9)
     whole = draw(images, keys, view)
     monkeypatch.setattr("medssl.data.views.CHUNK", 2 * 16 * 16)
