@@ -1,5 +1,6 @@
 """The gate that judges the fine-tuned encoder: who goes, who does not, and what it is compared with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from medssl.core.errors import EvaluationError
 from medssl.core.types import Geometry, Role
 from medssl.data.covers import Cover
 from medssl.data.prepare import prepare
-from medssl.evaluation.problem import Kind
+from medssl.evaluation.evaluate import few_labels
+from medssl.evaluation.problem import Fit, Floats, Kind, Rows
 from medssl.models.build import build_encoder, save_encoder
 from medssl.models.encoders.base import ENCODERS, Encoder
 from medssl.pool.pool import Pool
 from medssl.study import Study
 from medssl.verbs.context import find_encoder
+from medssl.verbs.covered import covered_learning
 from medssl.verbs.evaluate import evaluate
 from medssl.verbs.learners import learners
 from medssl.verbs.subject import Subject
@@ -122,6 +125,40 @@ def test_under_a_cover_a_network_learns_and_is_judged_on_covered_images(subject:
     judged = dev[:16], dev[:0], subject.judge.test, 3
     assert np.array_equal(under(*judged), subject.learners(Cover.BORDER)["encoder"](*judged))
     assert not np.allclose(under(*judged), plain(*judged), atol=1e-3)
+
+
+def test_what_a_cover_takes_is_the_encoders_lead_before_less_its_lead_after(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learning(signal: float, name: int) -> Fit:
+        def fit(train: Rows, val: Rows, test: Rows, seed: int) -> Floats:
+            noise = np.random.default_rng((name, seed)).normal(size=len(test))  # of the draw, covered or not
+            p = 1 / (1 + np.exp(-signal * subject.problem.truth[test] - noise))
+            return np.stack([1 - p, p], axis=1)
+
+        return fit
+
+    def learners(self: Subject, cover: Cover | None = None) -> dict[str, Fit]:
+        return {"encoder": learning(4.0 if cover is None else 1.0, 1), "scratch": learning(1.0, 2)}
+
+    monkeypatch.setattr(Subject, "learners", learners)
+    rule = subject.study.evaluation.gate.model_copy(update={"draws": 4})
+    evaluation = subject.study.evaluation.model_copy(update={"gate": rule})
+    found = covered_learning(replace(subject, study=subject.study.model_copy(update={"evaluation": evaluation})))
+    one, judge, problem = found["scratch"], subject.judge, subject.problem
+    few = {
+        key: judge.score(few_labels(problem, learning(signal, name), rule, 0)).value
+        for key, signal, name in (("before", 4.0, 1), ("after", 1.0, 1), ("scratch", 1.0, 2))
+    }
+    assert one.encoder.value == pytest.approx(few["after"])
+    assert one.baseline.value == pytest.approx(few["scratch"])
+    assert one.difference.value == pytest.approx(few["after"] - few["scratch"])
+    assert one.lost is not None
+    assert one.lost.value == pytest.approx(few["before"] - few["after"])  # scratch is as good as before
+    assert one.lost.low > 0
+    assert one.draws == 4
+    assert one.draw_spread > 0
+    assert one.difference.high - one.difference.low > 2 * one.draw_spread / 2  # of draws, beside that of patients
 
 
 def test_a_task_without_classes_is_refused_in_one_line(subject: Subject) -> None:
