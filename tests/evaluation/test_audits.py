@@ -25,13 +25,13 @@ from medssl.evaluation import fits
 from medssl.evaluation.acquisition import by_group, group_audit
 from medssl.evaluation.audits import Audit, Audits
 from medssl.evaluation.duplicates import duplicate_audit, same_digest, same_hash, same_look
-from medssl.evaluation.gate import Decision
+from medssl.evaluation.gate import Decision, GateRule, gate
 from medssl.evaluation.judge import Judge, surely_above
 from medssl.evaluation.problem import Kind, Problem
 from medssl.evaluation.shortcuts import pretext_audit, region_audit
 from medssl.evaluation.view_strength import recognised, view_audit
 
-GO, NO_GO = Decision.GO, Decision.NO_GO
+GO, NO_GO, UNDECIDED = Decision.GO, Decision.NO_GO, Decision.UNDECIDED
 NUM = 300
 
 
@@ -64,7 +64,8 @@ def test_a_shortcut_solver_that_beats_every_baseline_is_refused_because_of_the_f
     """Which of two signs stands somewhere in the frame is beyond pixels and random filters, not beyond the solver."""
     measured = gated(cohort(3, NUM, "marker", strength=0.95), shortcut, 200)
     verdict = measured.verdict
-    assert measured.audited(Audits()).verdict.decision is GO  # without the evidence it would pass
+    assert gate(measured.audited(Audits()), GateRule(shortcut=False)).decision is GO  # it would pass, were it not asked
+    assert measured.audited(Audits()).verdict.decision is UNDECIDED
     assert verdict.decision is NO_GO, verdict
     assert "only while it sees the border" in verdict.reasons[0]
     assert "border covered" in measured.warnings
@@ -74,7 +75,7 @@ def test_a_shortcut_solver_that_beats_every_baseline_is_refused_because_of_the_f
 def test_a_solver_of_signs_that_stand_in_the_corners_inside_the_frame_is_refused():
     made = cohort(2, 500, "inside", strength=0.95)
     plain = gated(made, inside_shortcut, 200, closely=False)
-    assert plain.verdict.decision is GO
+    assert gate(plain, GateRule(shortcut=False)).decision is GO
     audits = audited(made, inside_shortcut, 200)
     verdict = plain.audited(audits).verdict
     assert verdict.decision is NO_GO, verdict

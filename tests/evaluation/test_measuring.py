@@ -61,7 +61,7 @@ def test_an_evaluation_is_json_with_an_interval_and_an_n_for_every_figure_and_re
     assert set(data) == {
         *("task", "metric", "kind", "classes", "num_train", "num_val", "num_test", "systems", "differences"),
         *("draw_spreads", "metrics", "by_class", "probe_differences", "covered", "warnings"),
-        *("feature_std", "rankme", "verdict"),
+        *("feature_std", "rankme", "rule", "verdict"),
     }
     assert {s: set(p) for s, p in data["systems"].items()} == {
         "encoder": {"knn", "linear", "few"},
