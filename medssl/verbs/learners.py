@@ -13,14 +13,13 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from medssl.core.batch import Progress
 from medssl.core.config import Config, fingerprint
 from medssl.core.errors import Diverged, EvaluationError
 from medssl.core.keys import hash_words
@@ -30,7 +29,6 @@ from medssl.data.prepared import Prepared
 from medssl.data.sampler import Sampler
 from medssl.engine.distributed import device_for
 from medssl.engine.loop import Session, train
-from medssl.engine.monitors.base import evaluating
 from medssl.engine.parts import weights_mark
 from medssl.engine.scoring import embed
 from medssl.evaluation.choosing import Holdout, Tuning, chosen_by, holdouts, standing
@@ -41,12 +39,12 @@ from medssl.models.encoders.base import ENCODERS, Encoder
 from medssl.study import Study
 from medssl.tracking.journal import Journal
 from medssl.verbs.context import FoundEncoder
+from medssl.verbs.trail import WORST, Trail
 
 ENCODER, SCRATCH, SMALL_RESNET = "encoder", "scratch", "small_resnet"
 SMALL = {"depth": 18, "width": 16}
 CLIP_NORM = 1.0
 NEVER = 2**31
-WORST = (-np.inf, -np.inf)
 HINT = "start again, what is finished is kept"
 
 
@@ -261,44 +259,3 @@ class Learner:
     def part(self, rows: Rows) -> Prepared:
         """Return the volumes of ``rows``, in their order."""
         return self.data.of(replace(self.data.catalog, volumes=self.data.catalog.volumes[rows]))
-
-
-@dataclass
-class Trail:
-    """A monitor: looks at a classifier at even moments of its training and keeps the weights of the best one.
-
-    ``held`` rows of ``problem``, in ``data``, judge by ``metric``. ``keep``: the number of the moment to keep instead,
-    0 for none. ``seen``: the predictions at each moment, ``H K``.
-    """
-
-    problem: Problem
-    held: Rows
-    data: Prepared
-    metric: str
-    moments: int
-    keep: int | None
-    steps_per_epoch: int
-    seen: dict[int, Floats] = field(default_factory=dict)
-    best: tuple[float, float] = WORST
-    weights: dict[str, Tensor] | None = None
-    model: Classifier | None = None
-    kept_step: int = 0
-    steps: int = 0
-
-    def after_step(self, model: nn.Module, progress: Progress, figures: Mapping[str, float]) -> None:
-        """Look, where this step is a moment's."""
-        self.steps = progress.total_steps
-        ends = {max(1, round(self.steps * i / self.moments)): i for i in range(1, self.moments + 1)}
-        moment = ends.get(progress.step)
-        if moment is None:
-            return
-        is_better = moment == self.keep
-        if len(self.held):
-            with evaluating(model):
-                self.seen[moment] = cast(Classifier, model).probabilities(self.data, device_for())
-            now = standing(self.problem, self.held, self.seen[moment], self.metric)
-            is_better = is_better or (self.keep is None and now > self.best)
-            self.best = max(self.best, now)
-        if is_better:
-            self.kept_step = progress.step
-            self.weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -7,8 +7,9 @@ import pytest
 from hand_made_figures import figures
 
 from medssl.core.score import Score
+from medssl.evaluation.advice import POWER, Asked
 from medssl.evaluation.bootstrap import draw_reach
-from medssl.evaluation.gate import POWER, Asked, Decision, _compare
+from medssl.evaluation.gate import Decision, _compare
 from medssl.evaluation.results import Comparison
 
 PLAIN, FEW = Score("auroc", 0.9, 0.85, 0.95, 160), 5
