@@ -27,8 +27,7 @@ from medssl.data.sampler import Sampler
 from medssl.data.sheet import sheet
 from medssl.data.views import make_views
 from medssl.engine.distributed import device_for
-from medssl.engine.monitors.loader import usable_cores
-from medssl.engine.optim import LoopConfig
+from medssl.engine.monitors.loader import advice, usable_cores
 from medssl.engine.trial import Trial, trial
 from medssl.methods.base import METHODS
 from medssl.pool.catalog import Catalog
@@ -91,7 +90,12 @@ def plan(study: Study) -> Result:
     warnings = [*_disk_warnings(study, pool, sample, made), *_memory_warnings(made, device)]
     for name, recipe in recipes.items():
         warnings += [f"{name}: {text}" for text in _loop_warnings(recipe, sample.num_dev)]
-    warnings += [text for one in made for text in _loader_warnings(one, recipes[one.name].loop)]
+    is_compressed, is_cropped = study.prepare.codec != "none", sample.data.cropped
+    for one in made:
+        if one.trial.data_wait > LOADER_BOUND:
+            loop = recipes[one.name].loop
+            tips = advice(loop, compressed=is_compressed, cropped=is_cropped, cores=usable_cores())
+            warnings.append(f"{one.name}: {one.trial.data_wait:.0%} of a step is waiting for data; {tips}")
     facts = {
         "device": str(device),
         "prepared": {"volumes": sample.num_volumes, "bytes": sample.num_bytes, "seconds": sample.seconds},
@@ -180,15 +184,6 @@ def _loop_warnings(recipe: Recipe, num_dev: int) -> Iterator[str]:
         yield f"a step asks for {loop.images_a_step} images, the pool has {images}; lower loop.batch_size"
     if method.family == Family.CONTRASTIVE and loop.batch_size > MANY_NEGATIVES:
         yield f"a contrastive batch of {loop.batch_size}: more than about {MANY_NEGATIVES} negatives seldom help"
-
-
-def _loader_warnings(made: Training, loop: LoopConfig) -> Iterator[str]:
-    if made.trial.data_wait > LOADER_BOUND:
-        share, crops = made.trial.data_wait, loop.crops
-        yield (
-            f"{made.name}: {share:.0%} of a step is waiting for data; raise loop.workers ({loop.workers}) up to "
-            f"{usable_cores()}, or set prepare.codec=none, or take more loop.crops ({crops}) of each block"
-        )
 
 
 def _disk_warnings(study: Study, pool: Pool, sample: Sample, made: list[Training]) -> Iterator[str]:

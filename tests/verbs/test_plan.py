@@ -67,7 +67,7 @@ def test_a_batch_larger_than_the_pool_a_full_disk_and_a_slow_loader_are_warned_o
     monkeypatch.setattr(planning, "_device_bytes", lambda _: 1000)
     warnings = plan(again(study, "loop.batch_size=64", "selection.pretext=null")).data["warnings"]
     said = " | ".join(warnings)
-    for part in ("disk: ", "of memory are needed", "asks for 64 images", "waiting for data; raise loop.workers (0)"):
+    for part in ("disk: ", "of memory are needed", "asks for 64 images", "waiting for data; raise loop.workers from 0"):
         assert part in said
     assert len(warnings) == 4
 
