@@ -26,11 +26,6 @@ MEAN, SPREAD = 0.5, 0.2  # of every image, where contrast is taken away
 class Cover(StrEnum):
     """What is taken away."""
 
-    @property
-    def mark(self) -> tuple[Any, ...]:
-        """What changes with all that a covered image depends on."""
-        return self, FRAME, CORNER, SIGMA, GRID, MEAN, SPREAD
-
     FRAME = "frame"
     CORNERS = "corners"
     BORDER = "border"  # frame and corners
@@ -38,6 +33,11 @@ class Cover(StrEnum):
     LOW_PASS = "low_pass"
     PATCH_SHUFFLE = "patch_shuffle"
     CONTRAST = "contrast"  # and brightness
+
+    @property
+    def mark(self) -> tuple[Any, ...]:
+        """What changes with all that a covered image depends on."""
+        return self, FRAME, CORNER, SIGMA, GRID, MEAN, SPREAD
 
 
 def covered(

@@ -160,15 +160,14 @@ def gate(evaluation: Evaluation, rule: GateRule) -> Verdict:
 
 def _compared(evaluation: Evaluation, covered: Mapping[str, Comparison], rule: GateRule) -> list[Verdict]:
     """Judge every comparison, then those with the border covered."""
-    asks_few = rule.by is By.FINE_TUNED
-    names = [name for name in evaluation.differences if evaluation.is_of_few(name) or not asks_few]
+    names = [name for name in evaluation.differences if rule.by is By.PROBE or evaluation.is_of_few(name)]
     judged = {name: evaluation.comparison(name) for name in names}
     num = len(judged) + len(covered)
 
     def asked(name: str, found: Comparison) -> Asked:
         top = _at_ceiling(found, rule)
         leads = name == UNTAUGHT[rule.by] and not top
-        return Asked(name, rule.margin * found.unit, num, top, leads, _judged(evaluation, rule))
+        return Asked(name, rule.margin * found.unit, num, top, leads, _who(evaluation, rule))
 
     plain = {name: _compare(asked(name, found), found) for name, found in judged.items()}
     leads = {name for name, verdict in plain.items() if verdict.decision is Decision.GO}
@@ -233,7 +232,7 @@ def _compare(asked: Asked, found: Comparison) -> Verdict:
     return Verdict(decision, (f"{asked.who} {finding} {other}: {_figures(found)}.{advice}",))
 
 
-def _judged(evaluation: Evaluation, rule: GateRule) -> str:
+def _who(evaluation: Evaluation, rule: GateRule) -> str:
     """Return what the rule judges, and what it learnt from."""
     if rule.by is By.PROBE:
         return "The encoder"

@@ -22,18 +22,14 @@ def covered_learning(subject: Subject) -> dict[str, Comparison]:
     Probes are compared on features of covered images; here everything learns from covered images, whose border is
     then the same for all labels. A lead that is left does not come from there.
     """
-    judge, rule = subject.judge, subject.study.evaluation.gate
+    judge, rule, problem = subject.judge, subject.study.evaluation.gate, subject.problem
+    pixels = pca_fit(problem, small_images(subject.data.covered(Cover.BORDER)), PIXELS)
 
-    def predicted(cover: Cover | None) -> dict[str, Floats]:
-        networks, pixels = subject.learners(cover), small_images(subject.data.covered(cover))
-        fits: Mapping[str, Fit] = {
-            ENCODER: networks[ENCODER],
-            SCRATCH: networks[SCRATCH],
-            PIXELS: pca_fit(subject.problem, pixels, PIXELS),
-        }
-        return {name: few_labels(subject.problem, fit, rule, subject.study.seed) for name, fit in fits.items()}
+    def predicted(fits: Mapping[str, Fit]) -> dict[str, Floats]:
+        return {name: few_labels(problem, fits[name], rule, judge.seed) for name in (ENCODER, SCRATCH, PIXELS)}
 
-    plain, without = predicted(None), predicted(Cover.BORDER)
+    plain = predicted({**subject.learners(), PIXELS: subject.probes[PIXELS]["pca"]})
+    without = predicted({**subject.learners(Cover.BORDER), PIXELS: pixels})
     ours, later = plain.pop(ENCODER), without.pop(ENCODER)
     return {
         f"{PIXELS}_{FEW}" if name == PIXELS else name: Comparison(
