@@ -208,8 +208,7 @@ class Keeper:
 
     def _state(self, step: int) -> checkpoint.State:
         remembered: dict[str, Any] = {"best": self._best, "failures": self._failures, "rollbacks": self._rollbacks}
-        remembered["overflows"] = self._overflows
-        remembered["monitors"] = [monitor.remembered() for monitor in self._remembering()]
+        remembered |= {"overflows": self._overflows, "monitors": [m.remembered() for m in self._remembering()]}
         return checkpoint.state_of(self.stepper, step, self.session.identity, **remembered)
 
     def _remembering(self) -> list[Remembering]:

@@ -47,12 +47,12 @@ def save_encoder(
     """
     weights = encoder.state_dict() if weights is None else weights
     weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    path, geometry = folder / "encoder.safetensors", {"shape": list(encoder.geometry.shape)}
+    path = folder / "encoder.safetensors"
+    geometry = {"shape": list(encoder.geometry.shape), "channels": encoder.geometry.channels}
     try:
         with atomic(path) as partial:
             save_file(weights, partial)
-        described = {**about, "geometry": {**geometry, "channels": encoder.geometry.channels}, "width": encoder.width}
-        write_json(folder / "encoder.json", described)
+        write_json(folder / "encoder.json", {**about, "geometry": geometry, "width": encoder.width})
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(folder).free / 2**30
         reason = error.strerror if isinstance(error, OSError) else str(error)
